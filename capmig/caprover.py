@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import requests
 
-from .caprover_http import NotCapRover, Transport, Unreachable
-from .errors import CapmigError, CapRoverBusy, CapRoverRefused, Refused
-from .ports import BuildState, Clock, Credentials
+from capmig.caprover_http import NotCapRover, Transport, Unreachable
+from capmig.errors import CapmigError, CapRoverBusy, CapRoverRefused, Refused
+from capmig.ports import BuildState, Clock, Credentials
 
 CALL = 15.0  # seconds for one call, a new login included
 PATIENCE, PAUSE = 30.0, 2.0  # check() outlasts a restart of CapRover, which takes about 27 s

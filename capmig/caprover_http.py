@@ -12,7 +12,7 @@ from typing import Any
 import requests
 from urllib3.exceptions import NewConnectionError
 
-from .errors import CapmigError, CapRoverBusy, CapRoverRefused, FateUnknown
+from capmig.errors import CapmigError, CapRoverBusy, CapRoverRefused, FateUnknown
 
 CONNECT, READ = 5.0, 10.0  # seconds
 LEAST = 3.0  # do not send what has less time than this to be answered
