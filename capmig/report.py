@@ -80,7 +80,7 @@ def one_line(outcome: Outcome) -> str:
 
 
 def summary(outcome: Outcome) -> str:
-    """The job summary: what happened as a table and a timeline; after a failure the error, the state, and what to do."""
+    """The job summary: a table and a timeline of what happened; after a failure the error, the state, what to do."""
     rows = [
         ("New image", code(outcome.image)),
         ("Image before", code(outcome.previous_image)),
