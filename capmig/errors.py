@@ -44,6 +44,14 @@ class Superseded(CapmigError):
     """Another run holds the journal now, or it is gone: nothing more may be done by this one."""
 
 
+class JournalGone(Superseded):
+    """The journal that this run held was removed by somebody."""
+
+
+class DeployFailed(CapmigError):
+    """A step of the deploy failed for good; `recover` brings the app into a safe state."""
+
+
 class TimedOut(CapmigError):
     """A wait came to its end. `what` says what was waited for and what was seen last."""
 

@@ -150,6 +150,10 @@ class Swarm(Protocol):
 
     def nodes(self) -> list[Node]: ...
 
+    def resolve(self, image: str, credentials: Credentials | None = None) -> str:
+        """The digest that the image's registry gives for it; EngineRefused with the registry's reason."""
+        ...
+
     def stop_containers(self, service: Service, grace: float) -> int:
         """Ask the connected node to stop the running containers of the service, with `grace` seconds each; how many.
 

@@ -1,0 +1,203 @@
+"""A job: a one-off replicated-job service made from the app's own. Its spec (pure), and running it to a proven end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from capmig.errors import Conflict, DeployFailed, Exists, FateUnknown, TimedOut
+from capmig.hand import Hand
+from capmig.ports import Credentials, Service, Spec, Task
+
+APP_LABEL = "capmig.app"
+KIND_LABEL = "capmig.kind"
+# A program that no image has: the engine pulls the image, and then cannot start it.
+NO_PROGRAM = "/capmig-only-pulls-the-image"
+NO_HEALTHCHECK = {"Test": ["NONE"]}
+GONE_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a job's task ended. `exit_code`: None when its program never ran."""
+
+    state: str
+    exit_code: int | None
+    error: str
+
+
+def migration_spec(
+    service: Service,
+    *,
+    app: str,
+    name: str,
+    image: str,
+    command: Sequence[str],
+    entrypoint: Sequence[str],
+    env: Mapping[str, str],
+) -> Spec:
+    """The migration: one task with the app's env, networks, mounts, secrets, placement and limits, and one attempt."""
+    template = copy.deepcopy(service.spec["TaskTemplate"])
+    container = template["ContainerSpec"]
+    container["Image"] = image
+    for key in ("Command", "Args", "Labels"):
+        container.pop(key, None)
+    if entrypoint:
+        container["Command"] = list(entrypoint)
+    if command:
+        container["Args"] = list(command)
+    container["Env"] = with_env(container.get("Env") or [], env)
+    # A job that has to become healthy first would stay `starting` for as long as it runs.
+    container["Healthcheck"] = NO_HEALTHCHECK
+    # With its aliases the app's name would also resolve to the job.
+    template["Networks"] = [{k: v for k, v in net.items() if k != "Aliases"} for net in template.get("Networks") or []]
+    template.get("Placement", {}).pop("MaxReplicas", None)
+    template["RestartPolicy"] = {"Condition": "none", "MaxAttempts": 0}
+    template["LogDriver"] = {"Name": "json-file", "Options": {"max-size": "512m"}}
+    return {
+        "Name": name,
+        "Labels": {APP_LABEL: app, KIND_LABEL: "migration"},
+        "TaskTemplate": template,
+        "Mode": {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}},
+    }
+
+
+def pull_spec(service: Service, *, app: str, name: str, image: str) -> Spec:
+    """One task on every node where the app may run, which does nothing but make the node pull the image."""
+    template = service.spec["TaskTemplate"]
+    placement = {key: value for key, value in template.get("Placement", {}).items() if key != "MaxReplicas"}
+    return {
+        "Name": name,
+        "Labels": {APP_LABEL: app, KIND_LABEL: "pull"},
+        "TaskTemplate": {
+            "ContainerSpec": {"Image": image, "Command": [NO_PROGRAM], "Healthcheck": NO_HEALTHCHECK},
+            "Placement": placement,
+            "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
+        },
+        "Mode": {"GlobalJob": {}},
+    }
+
+
+def with_env(env: Sequence[str], added: Mapping[str, str]) -> list[str]:
+    """`env` as NAME=value lines, with `added` in place of what has the same name."""
+    kept = [line for line in env if line.split("=", 1)[0] not in added]
+    return kept + [f"{name}={value}" for name, value in added.items()]
+
+
+def start(hand: Hand, spec: Spec, credentials: Credentials | None) -> Service:
+    """Create the job unless it is there already; EngineRefused with the engine's reason."""
+    name = spec["Name"]
+
+    def there() -> Service | None:
+        found = hand.swarm.service(name)
+        if found is None:
+            hand.journal.fence()
+            try:
+                hand.swarm.create_service(spec, credentials)
+            except (Exists, FateUnknown):
+                return None
+            found = hand.swarm.service(name)
+        return found
+
+    return hand.watch.until(there, timeout=60, what=lambda: f"The job {name} could not be created.")
+
+
+def task_of(hand: Hand, job: Service) -> Task | None:
+    """The job's one task; None before the swarm has made it."""
+    tasks = hand.swarm.tasks(job)
+    return max(tasks, key=lambda task: task.created) if tasks else None
+
+
+def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str) -> Ended:
+    """Follow the job's output until its task has ended, and say how. TimedOut after `timeout` seconds.
+
+    The end of a log proves nothing, and the task's state does.
+    """
+    seen = ""
+    last = "not started"
+
+    def follow() -> None:
+        nonlocal seen
+        lines = hand.swarm.logs(job, seen)
+        if lines:
+            seen = lines[-1].stamp
+            hand.log.output_of(source, [line.text for line in lines])
+
+    def ended() -> Ended | None:
+        nonlocal last
+        task = task_of(hand, job)
+        follow()
+        if task is None:
+            return None
+        last = task.state + (f": {task.error}" if task.error else "")
+        if not task.ended:
+            return None
+        follow()
+        return Ended(state=task.state, exit_code=task.exit_code, error=task.error)
+
+    return hand.watch.until(ended, timeout=timeout, what=lambda: f"The {source} did not end in time (last seen: {last}).")
+
+
+def stop(hand: Hand, name: str, grace: float = 10.0) -> None:
+    """Remove the job and prove that its task is gone; one that is gone already is no error."""
+    job = hand.swarm.service(name)
+    if job is None:
+        return
+    hand.watch.until(
+        lambda: _removed(hand, job, grace),
+        timeout=GONE_TIMEOUT,
+        what=lambda: f"The job {name} was removed, but a task of it is not proven to have ended.",
+    )
+
+
+def _removed(hand: Hand, job: Service, grace: float) -> bool | None:
+    """Whether the service and every task of it are gone."""
+    if hand.swarm.service(job.name) is not None:
+        hand.journal.fence()
+        try:
+            hand.swarm.remove_service(job)
+        except (FateUnknown, Conflict):
+            return None
+    alive = [task for task in hand.swarm.tasks(job) if not task.ended]
+    if alive:
+        hand.swarm.stop_containers(job, grace)
+        return None
+    return True
+
+
+def sweep(hand: Hand) -> None:
+    """Remove what pulls and ended migrations of this app have left."""
+    for job in hand.swarm.services(f"{APP_LABEL}={hand.app}"):
+        stop(hand, job.name)
+
+
+def pull(hand: Hand, service: Service, image: str, credentials: Credentials | None, timeout: float) -> None:
+    """Pull the image on every node where the app may run. DeployFailed with the engine's words when one cannot."""
+    job = start(hand, pull_spec(service, app=hand.app, name=f"{hand.job_name}-pull", image=image), credentials)
+    waiting: list[str] = []
+
+    def all_ended() -> list[Task] | None:
+        nodes = {node.id: node.hostname for node in hand.swarm.nodes() if node.ready and node.active}
+        tasks = [task for task in hand.swarm.tasks(job) if task.node_id in nodes]
+        waiting[:] = [f"{nodes[task.node_id]} ({task.state})" for task in tasks if not task.ended]
+        return tasks if tasks and not waiting else None
+
+    try:
+        tasks = hand.watch.until(
+            all_ended,
+            timeout=timeout,
+            what=lambda: f"Pulling {image} did not end in time on: {', '.join(waiting) or 'any node'}.",
+        )
+    except TimedOut as error:
+        raise DeployFailed(error.what, todo="Raise deploy-timeout, or look at the node's network and disk.") from error
+    refused = sorted({task.error for task in tasks if task.state == "rejected"})
+    if refused:
+        raise DeployFailed(
+            f"{image} cannot be pulled: {'; '.join(refused)}",
+            todo="Check the image's name and tag. If its registry needs a login, give registry-username and registry-password, "
+            "or CapRover's password, with which its stored registry logins are used.",
+        )
+    hand.log.info(f"{image} is on {len(tasks)} node{'s' if len(tasks) != 1 else ''}.")
+    stop(hand, job.name)
+

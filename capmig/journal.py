@@ -1,0 +1,334 @@
+"""The journal: one swarm config per app, which is the lock and tells a successor how to finish or undo this deploy.
+
+A config's name is a mutex (creating it has one winner) and its labels change by compare-and-swap only. The lease is judged
+by the manager's clock between runs, and by the owner's own monotonic clock before each act.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any
+
+from capmig.errors import (
+    Conflict,
+    EngineRefused,
+    Exists,
+    FateUnknown,
+    JournalGone,
+    LinkLost,
+    NeedsPerson,
+    Superseded,
+    TimedOut,
+)
+from capmig.ports import Clock, Config, Log, Swarm
+
+LEASE = 60.0  # seconds that an owner may act without renewing
+RENEW = 15.0  # seconds after which a tick renews
+CALL = 20.0  # seconds: no outward call lasts longer, so none begins with less time than that on the lease
+FORMAT = "1"
+PREFIX = "capmig."
+
+
+class Phase(StrEnum):
+    """Where a deploy is: written before the phase's first act."""
+
+    PREPARING = "preparing"  # locked; nothing has been stopped
+    DRAINING = "draining"
+    MIGRATING = "migrating"
+    MIGRATED = "migrated"
+    DEPLOYING = "deploying"
+    VERIFYING = "verifying"
+    RETURNING = "returning"  # the old version is being brought back
+    DOWN = "down"  # left stopped, as on-failure asks; waits for the next deploy or a person
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What the journal says. Times are the manager's, in seconds since the epoch. It holds no secret."""
+
+    app: str
+    service: str
+    owner: str  # the run: server, repository, run, attempt, job
+    owner_url: str
+    holder: str  # the process: a run's post step is another holder than its main step
+    phase: Phase
+    since: float
+    expires: float
+    image: str
+    git_hash: str
+    previous_image: str
+    replicas: int
+    on_failure: str
+    spec_digest: str = ""
+    job: str = ""
+    job_deadline: float = 0.0
+    exit_code: int | None = None  # of the migration, once known
+    schema: str = "unchanged"
+    stamp: str = ""  # CapRover's random label before the deploy was asked for
+    asked: bool = False  # CapRover was, or may have been, asked to deploy the new image
+    touched: bool = False  # a task of the app ran, or its spec was changed, while it should have been stopped
+    stopped_at: float = 0.0
+    reason: str = ""  # why the deploy failed, in one line
+
+    def labels(self) -> dict[str, str]:
+        """As labels of a swarm config."""
+        written = {PREFIX + f.name: _text(getattr(self, f.name)) for f in fields(self)}
+        return {PREFIX + "format": FORMAT, **written}
+
+    @staticmethod
+    def read(name: str, labels: Mapping[str, str]) -> Entry:
+        """The entry in these labels. NeedsPerson when they are not a journal of this format."""
+        known = {f.name: f for f in fields(Entry)}
+        found = {key.removeprefix(PREFIX): value for key, value in labels.items() if key.startswith(PREFIX)}
+        written = found.pop("format", "")
+        odd = sorted(set(found) ^ set(known)) if written == FORMAT else []
+        try:
+            if written != FORMAT or odd:
+                raise ValueError(f"format {written or 'missing'}" + (f", fields {', '.join(odd)}" if odd else ""))
+            return Entry(**{key: _value(key, text) for key, text in found.items()})
+        except (ValueError, TypeError) as error:
+            raise NeedsPerson(
+                f"The swarm config {name} is not a journal that this version of capmig can read ({error}).",
+                state="Nothing was changed.",
+                todo=f"Use the version of capmig that wrote it, or look at it with: docker config inspect {name}\n"
+                f"If it is nobody's, remove it with: docker config rm {name}",
+            ) from error
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _value(key: str, text: str) -> Any:
+    if key == "phase":
+        return Phase(text)
+    if key in ("since", "expires", "job_deadline", "stopped_at"):
+        return float(text)
+    if key == "replicas":
+        return int(text)
+    if key == "exit_code":
+        return int(text) if text else None
+    if key in ("asked", "touched"):
+        if text not in ("true", "false"):
+            raise ValueError(f"{key} is {text!r}")
+        return text == "true"
+    return text
+
+
+def config_name(app: str) -> str:
+    """The journal's name: at most 64 characters; a longer one ends in a hash."""
+    name = f"capmig-{app}"
+    if len(name) <= 64:
+        return name
+    return f"{name[:51]}-{hashlib.sha256(app.encode()).hexdigest()[:12]}"
+
+
+class Journal:
+    """The journal of one app, as one process holds it.
+
+    Every method that writes raises Superseded when another process holds it, or when it is gone.
+    """
+
+    def __init__(self, swarm: Swarm, clock: Clock, log: Log, *, app: str, owner: str, owner_url: str, holder: str) -> None:
+        self._swarm = swarm
+        self._clock = clock
+        self._log = log
+        self.name = config_name(app)
+        self.owner = owner
+        self.owner_url = owner_url
+        self.holder = holder
+        self._entry: Entry | None = None
+        self._lease_end = 0.0  # own monotonic clock
+        self._renewed = 0.0
+        self._time_offset = 0.0  # the manager's time minus this process's monotonic
+
+    @property
+    def entry(self) -> Entry:
+        """What was last written by this process, which holds the journal."""
+        if self._entry is None:
+            raise Superseded(f"The journal {self.name} is not held by this run.")
+        return self._entry
+
+    @property
+    def held(self) -> bool:
+        return self._entry is not None
+
+    def look(self) -> tuple[Config, Entry] | None:
+        """The journal as it is now, whoever holds it."""
+        config = self._swarm.config(self.name)
+        return None if config is None else (config, Entry.read(self.name, config.labels))
+
+    def create(self, entry: Entry) -> bool:
+        """Begin a journal; False when there is one already."""
+        entry, lease_end = self._leased(entry)
+        try:
+            self._swarm.create_config(self.name, entry.labels())
+        except Exists:
+            return False
+        except FateUnknown:
+            found = self.look()
+            if found is None or found[1].holder != self.holder:
+                return False
+        self._hold(entry, lease_end)
+        return True
+
+    def make_anew(self) -> bool:
+        """Make the journal again that somebody removed; False when another run has begun one since."""
+        return self.create(self.entry)
+
+    def take_over(self, config: Config, entry: Entry) -> bool:
+        """Take an expired journal; False when someone else was quicker. What it says is kept, but for who holds it."""
+        mine, lease_end = self._leased(
+            replace(entry, holder=self.holder, owner=self.owner, owner_url=self.owner_url), since=entry.since
+        )
+        try:
+            self._swarm.update_config(config, mine.labels())
+        except Conflict:
+            return False
+        except FateUnknown:
+            found = self.look()
+            if found is None or found[1].holder != self.holder:
+                return False
+        self._hold(mine, lease_end)
+        return True
+
+    def write(self, *, lease: float = LEASE, **changes: Any) -> Entry:
+        """Change the entry; a new phase begins now. Returns once the manager has it."""
+        before = self.entry
+        entry = replace(before, **changes)
+        since = before.since if entry.phase == before.phase else None
+        entry, lease_end = self._leased(entry, since=since, lease=lease)
+        give_up = self._clock.monotonic() + CALL
+        while True:
+            config = self._own_config(entry)
+            if config is None:
+                break
+            try:
+                self._swarm.update_config(config, entry.labels())
+                break
+            except (Conflict, FateUnknown):
+                if self._clock.monotonic() > give_up:
+                    raise
+        self._hold(entry, lease_end)
+        return entry
+
+    def renew(self) -> None:
+        """Renew the lease when it is due; a lost link is borne as long as the lease lasts."""
+        if self._clock.monotonic() - self._renewed < RENEW:
+            return
+        try:
+            self.write()
+        except (LinkLost, FateUnknown, Conflict, EngineRefused):
+            if self._clock.monotonic() > self._lease_end - CALL:
+                raise
+
+    def fence(self) -> None:
+        """Before every mutation: enough time is left on the lease for it, by this process's own clock."""
+        entry = self.entry
+        if self._lease_end - self._clock.monotonic() < CALL:
+            self.write()
+        if self._lease_end - self._clock.monotonic() < CALL:
+            raise LinkLost(f"The lease on {self.name} (phase {entry.phase}) could not be renewed in time.")
+
+    def release(self) -> None:
+        """End the journal: the app is in a safe state."""
+        give_up = self._clock.monotonic() + CALL
+        while True:
+            config = self._own_config(None)
+            if config is None:
+                break
+            self.fence()
+            try:
+                self._swarm.remove_config(config)
+                break
+            except FateUnknown:
+                if self._clock.monotonic() > give_up:
+                    raise
+        self._entry = None
+
+    def leave(self, **changes: Any) -> None:
+        """Write the entry for the last time, with no lease: whoever comes next may take it at once."""
+        self.write(lease=0.0, **changes)
+        self._entry = None
+
+    def expired(self, entry: Entry) -> bool:
+        """Whether its holder has let the lease go, by the manager's clock."""
+        return self._swarm.engine().time >= entry.expires
+
+    def manager_time(self) -> float:
+        """The manager's time now, in seconds since the epoch, by the last look at its clock."""
+        return self._clock.monotonic() + self._time_offset
+
+    def _leased(self, entry: Entry, *, since: float | None = None, lease: float = LEASE) -> tuple[Entry, float]:
+        began = self._clock.monotonic()
+        now = self._swarm.engine().time
+        self._time_offset = now - began
+        return replace(entry, expires=now + lease, since=now if since is None else since), began + lease
+
+    def _own_config(self, wanted: Entry | None) -> Config | None:
+        """The config to act on; None when it already is as wanted (which is: gone, for None)."""
+        found = self.look()
+        if found is None:
+            if wanted is None:
+                return None
+            raise JournalGone(
+                f"The journal {self.name} was removed while this run held it.",
+                todo="Somebody removed it by hand, or unlocked the app. Look at the app, then run mode: recover or deploy again.",
+            )
+        config, entry = found
+        if entry.holder != self.holder:
+            self._entry = None
+            raise Superseded(f"The journal {self.name} is now held by {entry.owner}. {entry.owner_url}".strip())
+        return None if wanted is not None and entry == wanted else config
+
+    def _hold(self, entry: Entry, lease_end: float) -> None:
+        self._entry = entry
+        self._lease_end = lease_end
+        self._renewed = lease_end - LEASE
+
+
+def acquire(
+    journal: Journal,
+    first: Callable[[], Entry],
+    *,
+    clock: Clock,
+    log: Log,
+    timeout: float,
+    tick: Callable[[], None],
+) -> Entry | None:
+    """Hold the journal. None: it is new, made from `first`. An Entry: that deploy was left unfinished; recover it first.
+
+    A live one elsewhere is waited for up to `timeout` seconds, then TimedOut names its owner.
+    """
+    give_up = clock.monotonic() + timeout
+    told = ""
+    while True:
+        found = journal.look()
+        if found is None:
+            if journal.create(first()):
+                return None
+            continue
+        config, entry = found
+        if entry.holder == journal.holder or journal.expired(entry):
+            if journal.take_over(config, entry):
+                log.notice(f"Taking over the unfinished deploy of {entry.image} by {entry.owner} (phase {entry.phase}).")
+                return entry
+            continue
+        saying = f"Waiting for {entry.owner}, which deploys {entry.image} (phase {entry.phase}). {entry.owner_url}".strip()
+        if saying != told:
+            log.info(saying)
+            told = saying
+        if clock.monotonic() > give_up:
+            raise TimedOut(
+                f"Another deploy of {entry.app} still runs: {entry.owner}, phase {entry.phase}. {entry.owner_url}".strip(),
+                state="This run has changed nothing.",
+                todo="Wait for it to end and run this one again, or raise lock-timeout.",
+            )
+        tick()
+        clock.sleep(2.0)
+

@@ -1,0 +1,174 @@
+"""Composition root: environment → clients → deploy → outputs, summary, exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from capmig import by_hand, endings, probe, report, ssh
+from capmig.actions import Reporter, secrets_in_env
+from capmig.caprover import CapRoverClient
+from capmig.deploy import deploy
+from capmig.errors import CapmigError, LinkLost, Refused
+from capmig.hand import Hand, Settings
+from capmig.inputs import Inputs, LocalManager, Mode, parse
+from capmig.journal import Journal
+from capmig.plan import Plan
+from capmig.ports import Credentials
+from capmig.preflight import look, preflight
+from capmig.swarm import DockerSwarm
+from capmig.timeline import Timeline
+from capmig.watch import Watch
+
+SETTLED = "capmig_settled"  # saved state: the main step ended with nothing left to recover
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str], stream: TextIO = sys.stdout) -> int:
+    """Run the step (or, with `post`, the post step) that the environment describes; returns the exit code."""
+    log = Reporter(environ, stream)
+    post = list(argv) == ["post"]
+    if post and environ.get(f"STATE_{SETTLED}"):
+        return 0
+    cancelled = _listen(log)
+    timeline = Timeline(time, log)
+    try:
+        inputs = parse(environ)
+        _mask(log, inputs)
+        outcome = _run(inputs, log, timeline, cancelled, post=post)
+    except CapmigError as error:
+        outcome = endings.of_error(error, environ, timeline.stages())
+    return _tell(log, outcome, post=post)
+
+
+def _run(
+    inputs: Inputs, log: Reporter, timeline: Timeline, cancelled: Callable[[], bool], *, post: bool
+) -> endings.Ended:
+    with ExitStack() as stack:
+        timeline.step("Connect to the swarm manager")
+        swarm = DockerSwarm(*stack.enter_context(_manager(inputs, log)), clock=time)
+        stack.callback(swarm.close)
+        caprover = CapRoverClient(
+            inputs.server, inputs.app, token=inputs.token, password=inputs.password, otp=inputs.otp
+        )
+        stack.callback(caprover.close)
+        journal = Journal(
+            swarm, time, log, app=inputs.app, owner=inputs.owner.id, owner_url=inputs.owner.url, holder=uuid.uuid4().hex
+        )
+        hand = partial(
+            Hand,
+            app=inputs.app,
+            swarm=swarm,
+            caprover=caprover,
+            clock=time,
+            log=log,
+            journal=journal,
+            watch=Watch(time, journal, cancelled),
+            timeline=timeline,
+            settings=_settings(inputs),
+        )
+        if post:
+            return by_hand.post(hand())
+        match inputs.mode:
+            case Mode.RECOVER:
+                return by_hand.recover_now(hand(), raise_up=inputs.on_failure == "restore")
+            case Mode.UNLOCK:
+                return by_hand.unlock(hand())
+            case Mode.DEPLOY:
+                timeline.step("Check that everything needed is there")
+                planned, credentials = preflight(swarm, caprover, inputs, log)
+                _mask_of_app(log, planned, credentials)
+                return endings.of_deploy(
+                    deploy(hand(credentials=credentials), partial(look, swarm, inputs)), timeline.stages()
+                )
+
+
+def _settings(inputs: Inputs) -> Settings:
+    asked = inputs.probe
+    return Settings(
+        drain_timeout=inputs.drain_timeout,
+        deploy_timeout=inputs.deploy_timeout,
+        stable_for=inputs.stable_for,
+        lock_timeout=inputs.lock_timeout,
+        probe=None if asked is None else partial(probe.ask, asked.url, asked.status),
+    )
+
+
+class LocalLink:
+    """The manager's own Docker socket: there is nothing to re-establish."""
+
+    def __init__(self, socket: str) -> None:
+        self._socket = Path(socket)
+
+    def ensure(self) -> None:
+        if not self._socket.exists():
+            raise LinkLost(f"There is no Docker socket at {self._socket}.")
+
+
+@contextmanager
+def _manager(inputs: Inputs, log: Reporter) -> Iterator[tuple[str, ssh.Connection | LocalLink]]:
+    """The Docker API's address, and what keeps it reachable."""
+    if isinstance(inputs.manager, LocalManager):
+        if not Path(inputs.manager.socket).exists():
+            raise Refused([f"docker-host: there is no socket at {inputs.manager.socket} in the action's container."])
+        yield f"unix://{inputs.manager.socket}", LocalLink(inputs.manager.socket)
+        return
+    with ssh.connect(inputs.manager, clock=time, log=log) as connection:
+        yield f"unix://{connection.socket}", connection
+
+
+def _listen(log: Reporter) -> Callable[[], bool]:
+    """Whether SIGINT or SIGTERM has come. The runner's container outlives a cancel, so there is time to recover."""
+    heard: list[int] = []
+
+    def hear(number: int, _: object) -> None:
+        heard.append(number)
+
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(wanted, hear)
+    return lambda: bool(heard)
+
+
+def _mask(log: Reporter, inputs: Inputs) -> None:
+    secrets = [inputs.token, inputs.password, inputs.otp]
+    if not isinstance(inputs.manager, LocalManager):
+        secrets += [inputs.manager.key, inputs.manager.passphrase]
+    if inputs.registry is not None:
+        secrets.append(inputs.registry.password)
+    if inputs.migration is not None:
+        secrets += secrets_in_env([f"{name}={value}" for name, value in inputs.migration.env.items()])
+    for secret in secrets:
+        log.mask(secret)
+
+
+def _mask_of_app(log: Reporter, planned: Plan, credentials: Credentials | None) -> None:
+    """The app's own secrets, before anything of its output is printed."""
+    for secret in secrets_in_env(planned.service.env):
+        log.mask(secret)
+    if credentials is not None:
+        log.mask(credentials.password)
+
+
+def _tell(log: Reporter, ended: endings.Ended, *, post: bool) -> int:
+    """Outputs, summary and the annotation of a failure."""
+    if ended.quiet:
+        log.end()
+        return ended.exit_code
+    outcome = ended.outcome
+    log.end()
+    for name, value in report.outputs(outcome).items():
+        log.output(name, value)
+    log.summary(report.summary(outcome))
+    if ended.exit_code:
+        log.error("\n".join(part for part in (outcome.error, outcome.state, outcome.todo) if part))
+    else:
+        log.notice(report.one_line(outcome))
+    if ended.settled and not post:
+        log.state(SETTLED, "true")
+    return ended.exit_code

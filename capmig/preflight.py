@@ -1,0 +1,88 @@
+"""Preflight: everything that can be found wrong before anything is touched, all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from capmig import plan
+from capmig.caprover import CapRoverClient
+from capmig.errors import CapmigError, EngineRefused, Refused
+from capmig.inputs import Inputs
+from capmig.plan import Plan
+from capmig.ports import Credentials, Log, Swarm
+
+T = TypeVar("T")
+
+
+class Problems:
+    """Runs checks that do not depend on each other, and keeps what they find."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.todo: list[str] = []
+
+    def of(self, check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except Refused as refused:
+            self.lines += refused.problems
+            if refused.todo:
+                self.todo.append(refused.todo)
+            return None
+
+
+def check_caprover(caprover: CapRoverClient, inputs: Inputs) -> tuple[list[str], Credentials | None]:
+    """Warnings, and the credentials that images are pulled with: the given ones, else CapRover's own."""
+    try:
+        warnings = caprover.check()
+        return warnings, inputs.registry or caprover.registry_credentials(inputs.image)
+    except Refused:
+        raise
+    except CapmigError as error:
+        raise Refused([f"server: {error.what}"], todo=error.todo) from error
+
+
+def look(swarm: Swarm, inputs: Inputs) -> Plan:
+    """The plan, from what the swarm says now."""
+    return plan.make_plan(
+        inputs,
+        new_style=swarm.service(inputs.app),
+        legacy=swarm.service(plan.LEGACY + inputs.app),
+        nodes=swarm.nodes(),
+    )
+
+
+def check_images(swarm: Swarm, inputs: Inputs, credentials: Credentials | None) -> None:
+    """Refused when a registry does not give an image that will be needed."""
+    images = {"image": inputs.image}
+    if inputs.migration is not None:
+        images.setdefault("migrate-image", inputs.migration.image)
+    problems = []
+    for name, image in images.items():
+        try:
+            swarm.resolve(image, credentials)
+        except EngineRefused as error:
+            problems.append(f"{name}: {image} cannot be pulled: {error.what}")
+    if problems:
+        raise Refused(
+            problems,
+            todo="Check the name and the tag, and that the image was pushed. If its registry needs a login, give "
+            "registry-username and registry-password, or CapRover's password, with which its own registry logins are used.",
+        )
+
+
+def preflight(swarm: Swarm, caprover: CapRoverClient, inputs: Inputs, log: Log) -> tuple[Plan, Credentials | None]:
+    """A plan that can work, and the credentials to pull with. Refused with every problem that was found."""
+    problems = Problems()
+    problems.of(lambda: plan.check_engine(swarm.engine()))
+    planned = problems.of(lambda: look(swarm, inputs)) if not problems.lines else None
+    checked = problems.of(lambda: check_caprover(caprover, inputs))
+    warnings, credentials = checked if checked is not None else ([], inputs.registry)
+    if planned is not None and checked is not None:
+        problems.of(lambda: check_images(swarm, inputs, credentials))
+    if planned is None or problems.lines:
+        raise Refused(problems.lines, todo="\n".join(problems.todo))
+    for warning in [*planned.warnings, *warnings]:
+        log.warning(warning)
+    return planned, credentials

@@ -1,0 +1,146 @@
+"""The stages of a deploy, each with its phase in the journal. `deploy` takes them in order, `recover` from where a deploy was left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from capmig import jobs, rollout
+from capmig.errors import DeployFailed, EngineRefused, NeedsPerson, TimedOut
+from capmig.guard import Guard
+from capmig.hand import Hand
+from capmig.journal import Phase
+from capmig.ports import Credentials, Spec
+
+DRAINS = 3  # times that an app which somebody starts again is drained before the deploy gives up
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationJob:
+    """The migration as it will be run."""
+
+    spec: Spec
+    credentials: Credentials | None
+    timeout: float  # seconds
+
+
+def drain(hand: Hand) -> None:
+    """Stop the app and prove it."""
+    entry = hand.journal.entry
+    hand.timeline.step(f"Stop {entry.service}")
+    hand.journal.write(phase=Phase.DRAINING, stopped_at=entry.stopped_at or hand.journal.manager_time())
+    rollout.drain(hand, entry.service)
+
+
+def migrate(hand: Hand, migration: MigrationJob) -> None:
+    """Run the migration to its end, with the app stopped. DeployFailed when it failed."""
+    entry = hand.journal.entry
+    with Guard(hand, entry.service) as guard:
+        for _ in range(DRAINS):
+            if guard.look():
+                break
+            rollout.drain(hand, entry.service)
+        else:
+            raise DeployFailed(
+                f"{entry.service} is started again by somebody each time it is stopped.",
+                todo="Find out who does it (a webhook, a second deploy, Save & Update) and have it stop during deploys.",
+            )
+        hand.timeline.step("Migrate the database")
+        deadline = hand.journal.manager_time() + migration.timeout
+        hand.journal.write(phase=Phase.MIGRATING, job=migration.spec["Name"], job_deadline=deadline)
+        try:
+            jobs.start(hand, migration.spec, migration.credentials)
+        except EngineRefused as error:
+            raise DeployFailed(f"The swarm refused the migration's job: {error.what}") from error
+        _see_migration_end(hand)
+
+
+def adopt_migration(hand: Hand) -> None:
+    """See the end of a migration whose runner is gone."""
+    entry = hand.journal.entry
+    hand.timeline.step("See the migration to its end")
+    with Guard(hand, entry.service):
+        _see_migration_end(hand)
+
+
+def _see_migration_end(hand: Hand) -> None:
+    entry = hand.journal.entry
+    job = hand.swarm.service(entry.job)
+    if job is None:
+        state = "it had not begun" if entry.schema == "unchanged" else "somebody removed it while it ran"
+        raise DeployFailed(f"The migration's job {entry.job} is not there: {state}.")
+    if entry.schema != "unknown":
+        hand.journal.write(schema="unknown")
+    left = max(0.0, entry.job_deadline - hand.journal.manager_time())
+    try:
+        ended = jobs.wait_for_end(hand, job, timeout=left, source="migration")
+    except TimedOut as error:
+        prove_job_gone(hand)
+        raise DeployFailed(
+            f"{error.what} It was stopped.", todo="Raise migrate-timeout, or see in its output above what it waited for."
+        ) from error
+    if ended.exit_code == 0 and ended.state == "complete":
+        hand.journal.write(phase=Phase.MIGRATED, exit_code=0, schema="migrated")
+        hand.log.info("The migration succeeded.")
+        return
+    never_ran = ended.exit_code is None and ended.state == "rejected"
+    hand.journal.write(exit_code=ended.exit_code, schema="unchanged" if never_ran else "unknown")
+    how = f"exit code {ended.exit_code}" if ended.exit_code is not None else f"{ended.state}: {ended.error}"
+    raise DeployFailed(f"The migration failed ({how}).", todo="Its output is above. Mend the migration and deploy again.")
+
+
+def prove_job_gone(hand: Hand) -> None:
+    """Stop the migration's job. NeedsPerson when a task of it may still work on the database."""
+    entry = hand.journal.entry
+    try:
+        jobs.stop(hand, entry.job)
+    except TimedOut as error:
+        raise NeedsPerson(
+            error.what,
+            state="The app stays stopped, since the migration may still change the database.",
+            todo=f"Look for a container of {entry.job} on each node (docker ps) and stop it, then run mode: recover.",
+        ) from error
+
+
+def roll_out(hand: Hand) -> float:
+    """Deploy the new image through CapRover and prove that it runs, going on from where the journal is.
+
+    Returns since when it runs, by this process's monotonic clock.
+    """
+    entry = hand.journal.entry
+    if entry.phase != Phase.VERIFYING:
+        hand.timeline.step(f"Deploy {entry.image} through CapRover")
+        if entry.phase != Phase.DEPLOYING:
+            stamp = rollout.service_of(hand, entry.service).stamp
+            entry = hand.journal.write(phase=Phase.DEPLOYING, stamp=stamp)
+        asked = entry.asked
+        hand.journal.write(asked=True)
+        rollout.ask_and_see_it_land(hand, entry.service, entry.image, entry.git_hash, stamp=entry.stamp, asked=asked)
+        hand.journal.write(phase=Phase.VERIFYING)
+    hand.timeline.step("See the new version run")
+    wanted, since = rollout.see_it_run(hand, entry.service, entry.image, zero_is_right=entry.replicas == 0, probed=True)
+    hand.log.info(f"{entry.image} runs with {wanted} replicas.")
+    return since
+
+
+def bring_back(hand: Hand) -> float:
+    """Have the old version run again, just as it was; since when it does, by the monotonic clock."""
+    entry = hand.journal.entry
+    hand.timeline.step(f"Bring back {entry.previous_image}")
+    since = rollout.bring_back(
+        hand, entry.service, image=entry.previous_image, replicas=entry.replicas, stamp=entry.stamp, asked=entry.asked
+    )
+    hand.log.info(f"{entry.previous_image} runs again with {entry.replicas} replicas.")
+    return since
+
+
+def give_up(hand: Hand, error: DeployFailed) -> None:
+    """Decide, once the deploy has failed for good, whether the old version comes back or the app stays stopped."""
+    entry = hand.journal.entry
+    reason = error.what.splitlines()[0]
+    if entry.phase in (Phase.PREPARING, Phase.RETURNING, Phase.DOWN):
+        return
+    if entry.schema == "unchanged" or entry.on_failure == "restore":
+        stamp = rollout.service_of(hand, entry.service).stamp
+        hand.journal.write(phase=Phase.RETURNING, reason=reason, stamp=stamp)
+    else:
+        hand.journal.write(phase=Phase.DOWN, reason=reason)
