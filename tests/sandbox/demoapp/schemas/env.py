@@ -1,0 +1,13 @@
+"""How Alembic reaches the database."""
+
+import os
+
+from alembic import context
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+
+url = make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg")
+with create_engine(url).connect() as connection:
+    context.configure(connection=connection, transaction_per_migration=True)
+    with context.begin_transaction():
+        context.run_migrations()

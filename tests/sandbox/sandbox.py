@@ -1,0 +1,256 @@
+"""A real swarm on this machine: nodes with sshd, a registry, PostgreSQL, and the network that CapRover makes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import docker
+
+from tests.sandbox import images
+from tests.sandbox.engine import CACHE, client, run, timed, wait_for
+from tests.sandbox.node import Node
+
+NETWORK = "captain-overlay-network"
+DATABASE_SERVICE = "srv-captain--db"
+DATABASE_PASSWORD = "pass-of-postgres"
+REGISTRY_LOGIN = ("reader", "pass-of-reader")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ssh:
+    """How to reach the manager. Keys are private keys as text; `known_hosts` is what ssh-keyscan would print.
+
+    `key` logs in as root, as deployer (in the group docker) and as outsider (who may not use Docker).
+    `forwarding_key` and `dial_key` log in as root and may only forward, or only run `docker system dial-stdio`.
+    """
+
+    host: str
+    port: int
+    known_hosts: str
+    key: str = field(repr=False)
+    forwarding_key: str = field(repr=False)
+    dial_key: str = field(repr=False)
+
+
+class Sandbox:
+    """One sandbox. `nodes[0]` is the manager, where the database runs; `docker` is a client of its engine."""
+
+    registry = "registry:5000"
+    private_registry = "registry:5001"
+
+    def __init__(self, name: str, subnet: str, nodes: int) -> None:
+        self.name = name
+        self.folder = CACHE / name
+        self.gateway = f"{subnet}.1"
+        self.nodes = [
+            Node(name=f"{name}-node{i}", address=f"{subnet}.{10 + i}", folder=self.folder / f"node{i}")
+            for i in range(1, nodes + 1)
+        ]
+        self._docker: docker.DockerClient | None = None
+
+    @classmethod
+    def up(cls, nodes: int = 1, name: str = "capmig-sandbox") -> Sandbox:
+        """The sandbox of this name, emptied of what earlier tests left; made anew unless all of it already runs."""
+        print(f"Sandbox {name}", flush=True)
+        with timed("images"):
+            local = images.build_all()
+            versions = images.variants(local["demoapp"])
+        subnet = _subnet(name)
+        if subnet is None or not cls(name, subnet, nodes)._complete(local):
+            down(name)
+            subnet = _create_network(name)
+            cls(name, subnet, nodes)._create(local)
+        sandbox = cls(name, subnet, nodes)
+        with timed("copy the images into the registry"):
+            sandbox._fill_registry(local["postgres"], versions)
+        with timed("database"):
+            sandbox._clean()
+            sandbox._ensure_database()
+        return sandbox
+
+    def down(self) -> None:
+        """Remove the containers, networks and volumes; the images stay for the next time."""
+        self.close()
+        down(self.name)
+
+    def close(self) -> None:
+        """Close the client; the sandbox goes on running."""
+        if self._docker:
+            self._docker.close()
+            self._docker = None
+
+    @property
+    def docker(self) -> docker.DockerClient:
+        if self._docker is None:
+            self._docker = self.nodes[0].client()
+        return self._docker
+
+    @property
+    def ssh(self) -> Ssh:
+        host = self.nodes[0].address
+        keys = {name: (self.folder / "keys" / name).read_text() for name in ("key", "forwarding", "dial")}
+        host_key = " ".join((self.folder / "keys" / "host.pub").read_text().split()[:2])
+        return Ssh(
+            host=host,
+            port=22,
+            known_hosts="".join(f"{node.address} {host_key}\n" for node in self.nodes),
+            key=keys["key"],
+            forwarding_key=keys["forwarding"],
+            dial_key=keys["dial"],
+        )
+
+    def image(self, version: str, *, private: bool = False) -> str:
+        """The demo app's image as the nodes know it; from the registry that wants REGISTRY_LOGIN if `private`."""
+        return f"{self.private_registry if private else self.registry}/demo:{version}"
+
+    @property
+    def postgres_image(self) -> str:
+        return f"{self.registry}/postgres:15"
+
+    def psql(self, sql: str, database: str = "postgres") -> list[list[str]]:
+        """Run SQL; rows of texts, of the last statement that has any. RuntimeError with psql's words if it fails."""
+        output = self._in_database("psql", "-U", "postgres", "-X", "-q", "--csv", "-t", "-d", database, "-c", sql)
+        return list(csv.reader(io.StringIO(output)))
+
+    def dump(self, database: str) -> str:
+        """The whole database as SQL text: two are equal if schema and every row are."""
+        output = self._in_database("pg_dump", "-U", "postgres", "-d", database)
+        # Newer versions of pg_dump write a random word into these two lines.
+        return "\n".join(line for line in output.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+
+    def database_url(self, database: str) -> str:
+        """As an app in the swarm sees it."""
+        return f"postgresql://postgres:{DATABASE_PASSWORD}@{DATABASE_SERVICE}:5432/{database}"
+
+    def _in_database(self, *command: str) -> str:
+        label = f"label=com.docker.swarm.service.name={DATABASE_SERVICE}"
+        container = self.nodes[0].execute("docker", "ps", "--quiet", "--filter", label).split()
+        if not container:
+            raise RuntimeError("the database is not running")
+        return self.nodes[0].execute("docker", "exec", container[0], *command)
+
+    def _complete(self, local: Mapping[str, str]) -> bool:
+        wanted = {node.name: local["node"] for node in self.nodes} | {f"{self.name}-registry": local["registry"]}
+        found = _containers(self.name)
+        return found == wanted and all(node.socket.exists() for node in self.nodes)
+
+    def _create(self, local: Mapping[str, str]) -> None:
+        with timed("registry"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            command = ["docker", "run", "--detach", f"--name={self.name}-registry", f"--network={self.name}"]
+            command += ["--network-alias=registry", f"--ip={self.gateway[:-1]}2", "--label=capmig.sandbox=registry"]
+            command += ["--publish=127.0.0.1::5000", "--volume=capmig-sandbox-registry:/var/lib/docker-registry"]
+            run(*command, local["registry"])
+        with timed("nodes"):
+            keys = self._make_keys()
+            for node in self.nodes:
+                node.create(
+                    image=local["node"],
+                    network=self.name,
+                    host_key=self.folder / "keys" / "host",
+                    authorized_keys=keys,
+                )
+        with timed("swarm"):
+            manager, *workers = self.nodes
+            command = ["docker", "swarm", "init", "--advertise-addr", manager.address]
+            manager.execute(*command, "--default-addr-pool", "10.215.0.0/16")
+            token = manager.execute("docker", "swarm", "join-token", "--quiet", "worker").strip()
+            for node in workers:
+                node.execute("docker", "swarm", "join", "--token", token, f"{manager.address}:2377")
+            manager.execute("docker", "network", "create", "--driver=overlay", "--attachable", NETWORK)
+
+    def _make_keys(self) -> dict[str, str]:
+        """New keys for sshd and for whoever logs in; texts of authorized_keys by user."""
+        folder = self.folder / "keys"
+        folder.mkdir()
+        public = {}
+        for name in ("host", "key", "forwarding", "dial"):
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"sandbox {name}", "-f", str(folder / name))
+            public[name] = (folder / f"{name}.pub").read_text()
+        root = public["key"]
+        root += f'restrict,port-forwarding,command="/bin/false" {public["forwarding"]}'
+        root += f'restrict,command="docker system dial-stdio" {public["dial"]}'
+        return {"root": root, "deployer": public["key"], "outsider": public["key"]}
+
+    def _fill_registry(self, postgres: str, versions: Mapping[str, str]) -> None:
+        port = run("docker", "port", f"{self.name}-registry", "5000/tcp").rpartition(":")[2].strip()
+        registry = f"127.0.0.1:{port}"
+        images.push(postgres, f"{registry}/postgres:15")
+        for version, local in versions.items():
+            images.push(local, f"{registry}/demo:{version}")
+
+    def _clean(self) -> None:
+        """Remove what tests left: services, configs, secrets and containers."""
+        manager = self.nodes[0]
+        for kind in ("service", "config", "secret"):
+            names = manager.execute("docker", kind, "ls", "--format={{.Name}}").split()
+            for name in names:
+                if name != DATABASE_SERVICE:
+                    manager.execute("docker", kind, "rm", name)
+        # The containers of tasks are removed with their service.
+        lines = manager.execute("docker", "ps", "--all", '--format={{.ID}} {{.Label "com.docker.swarm.task.id"}}')
+        for line in lines.splitlines():
+            container, *task = line.split()
+            if not task:
+                manager.execute("docker", "rm", "--force", "--volumes", container)
+
+    def _ensure_database(self) -> None:
+        """Start PostgreSQL unless it runs, and drop the apps' databases."""
+        manager = self.nodes[0]
+        if DATABASE_SERVICE not in manager.execute("docker", "service", "ls", "--format={{.Name}}").split():
+            command = ["docker", "service", "create", "--quiet", "--detach", f"--name={DATABASE_SERVICE}"]
+            # Virtual addresses need a kernel module that not every machine has.
+            command += [f"--network={NETWORK}", "--endpoint-mode=dnsrr"]
+            command += [f"--constraint=node.hostname=={manager.name}", f"--env=POSTGRES_PASSWORD={DATABASE_PASSWORD}"]
+            command += ["--mount=type=volume,source=db-data,target=/var/lib/postgresql/data"]
+            manager.execute(*command, self.postgres_image)
+        wait_for("the database", lambda: self.psql("SELECT 1") == [["1"]])
+        left = self.psql("SELECT datname FROM pg_database WHERE datname NOT LIKE 'template%' AND datname <> 'postgres'")
+        for (name,) in left:
+            self.psql(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def down(name: str = "capmig-sandbox") -> None:
+    """Remove a sandbox's containers, network and volumes, complete or not."""
+    for container in _containers(name):
+        run("docker", "rm", "--force", "--volumes", container)
+        run("docker", "volume", "rm", "--force", container)
+    run("docker", "network", "rm", name, check=False)
+    shutil.rmtree(CACHE / name, ignore_errors=True)
+
+
+def _containers(name: str) -> dict[str, str]:
+    """A sandbox's containers and the images they were made from; a stopped one has none."""
+    found = {}
+    with_engine = client()
+    try:
+        for container in with_engine.containers.list(all=True, filters={"network": name, "label": "capmig.sandbox"}):
+            running = container.status == "running"
+            found[str(container.name)] = str(container.attrs["Config"]["Image"]) if running else ""
+    finally:
+        with_engine.close()
+    return found
+
+
+def _subnet(name: str) -> str | None:
+    """The first three numbers of the sandbox's network, if there is one."""
+    found = run("docker", "network", "inspect", "--format={{(index .IPAM.Config 0).Subnet}}", name, check=False)
+    return found.rpartition(".")[0] or None
+
+
+def _create_network(name: str) -> str:
+    """Create the network with the first subnet that is free; its first three numbers."""
+    problem: RuntimeError | None = None
+    for number in range(16):
+        subnet = f"10.214.{number}"
+        try:
+            run("docker", "network", "create", f"--subnet={subnet}.0/24", f"--gateway={subnet}.1", name)
+        except RuntimeError as error:
+            problem = error
+        else:
+            return subnet
+    raise RuntimeError("no subnet is free for the sandbox") from problem
