@@ -30,7 +30,9 @@ def post(hand: Hand) -> endings.Ended:
             hand.log.info(saying)
             told = saying
         if hand.clock.monotonic() > give_up:
-            return _nothing(hand, f"The deploy's container still works on it after {POST_WAIT:.0f} s; it goes on by itself.")
+            return _nothing(
+                hand, f"The deploy's container still works on it after {POST_WAIT:.0f} s; it goes on by itself."
+            )
         hand.watch.sleep(2.0)
 
 
@@ -80,7 +82,9 @@ def unlock(hand: Hand) -> endings.Ended:
     if not hand.journal.take_over(config, entry):
         return unlock(hand)
     hand.journal.release()
-    return _nothing(hand, f"{hand.app} is unlocked: {entry.service} runs with all its replicas, and no job of capmig does.")
+    return _nothing(
+        hand, f"{hand.app} is unlocked: {entry.service} runs with all its replicas, and no job of capmig does."
+    )
 
 
 def _why_not_safe(hand: Hand, entry: Entry) -> str:

@@ -105,8 +105,9 @@ def _todo(ending: Ending, error: CapmigError | None) -> str:
             f"Deploy a mended version, or bring {entry.previous_image} back with mode: recover (and on-failure: restore)."
         )
     elif entry.schema == "unknown" and ending.result == "restored":
-        found.append("The old version runs on a database that the migration may have changed: check that it serves well.")
+        found.append(
+            "The old version runs on a database that the migration may have changed: check that it serves well."
+        )
     elif entry.schema == "migrated":
         found.append("The old version runs on the migrated database: check that it serves well.")
     return "\n".join(found)
-

@@ -58,4 +58,3 @@ class Guard:
             else "only its instance count was changed: most likely docker service scale, or CapRover's own restart"
         )
         return f"{self._name} was started again by somebody while it had to be stopped ({alive} tasks; {likely}). Stopping it."
-

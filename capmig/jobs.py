@@ -136,7 +136,9 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str) -> En
         follow()
         return Ended(state=task.state, exit_code=task.exit_code, error=task.error)
 
-    return hand.watch.until(ended, timeout=timeout, what=lambda: f"The {source} did not end in time (last seen: {last}).")
+    return hand.watch.until(
+        ended, timeout=timeout, what=lambda: f"The {source} did not end in time (last seen: {last})."
+    )
 
 
 def stop(hand: Hand, name: str, grace: float = 10.0) -> None:
@@ -200,4 +202,3 @@ def pull(hand: Hand, service: Service, image: str, credentials: Credentials | No
         )
     hand.log.info(f"{image} is on {len(tasks)} node{'s' if len(tasks) != 1 else ''}.")
     stop(hand, job.name)
-

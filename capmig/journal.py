@@ -134,7 +134,9 @@ class Journal:
     Every method that writes raises Superseded when another process holds it, or when it is gone.
     """
 
-    def __init__(self, swarm: Swarm, clock: Clock, log: Log, *, app: str, owner: str, owner_url: str, holder: str) -> None:
+    def __init__(
+        self, swarm: Swarm, clock: Clock, log: Log, *, app: str, owner: str, owner_url: str, holder: str
+    ) -> None:
         self._swarm = swarm
         self._clock = clock
         self._log = log
@@ -316,10 +318,14 @@ def acquire(
         config, entry = found
         if entry.holder == journal.holder or journal.expired(entry):
             if journal.take_over(config, entry):
-                log.notice(f"Taking over the unfinished deploy of {entry.image} by {entry.owner} (phase {entry.phase}).")
+                log.notice(
+                    f"Taking over the unfinished deploy of {entry.image} by {entry.owner} (phase {entry.phase})."
+                )
                 return entry
             continue
-        saying = f"Waiting for {entry.owner}, which deploys {entry.image} (phase {entry.phase}). {entry.owner_url}".strip()
+        saying = (
+            f"Waiting for {entry.owner}, which deploys {entry.image} (phase {entry.phase}). {entry.owner_url}".strip()
+        )
         if saying != told:
             log.info(saying)
             told = saying
@@ -331,4 +337,3 @@ def acquire(
             )
         tick()
         clock.sleep(2.0)
-

@@ -27,10 +27,14 @@ def check_engine(engine: Engine) -> None:
     if engine.swarm != "active":
         raise Refused(["ssh-host: the Docker engine there is in no swarm. Is it the machine that CapRover runs on?"])
     if not engine.manager:
-        raise Refused(["ssh-host: this node is a worker of the swarm. Give a manager: the machine that CapRover runs on."])
+        raise Refused(
+            ["ssh-host: this node is a worker of the swarm. Give a manager: the machine that CapRover runs on."]
+        )
     if tuple(int(part) for part in engine.api_version.split(".")) < OLDEST_API:
         raise Refused(
-            [f"ssh-host: the Docker engine there speaks API {engine.api_version}, and capmig needs 1.41 (Docker 20.10)."]
+            [
+                f"ssh-host: the Docker engine there speaks API {engine.api_version}, and capmig needs 1.41 (Docker 20.10)."
+            ]
         )
 
 
@@ -38,7 +42,9 @@ def make_plan(inputs: Inputs, *, new_style: Service | None, legacy: Service | No
     """The plan for the app, whose service is named like it, or `srv-captain--APP` if it is an older one."""
     service = _choose(inputs, new_style, legacy)
     if service.replicas is None:
-        raise Refused([f"app: {service.name} is a global-mode service, which cannot be scaled to 0. capmig cannot stop it."])
+        raise Refused(
+            [f"app: {service.name} is a global-mode service, which cannot be scaled to 0. capmig cannot stop it."]
+        )
     return Plan(inputs=inputs, service=service, warnings=tuple(_warnings(service, nodes)))
 
 
@@ -58,7 +64,9 @@ def _choose(inputs: Inputs, new_style: Service | None, legacy: Service | None) -
 def _warnings(service: Service, nodes: Sequence[Node]) -> list[str]:
     found = []
     if service.replicas == 0:
-        found.append(f"{service.name} has 0 replicas now. It is deployed all the same, and goes back to 0 if that fails.")
+        found.append(
+            f"{service.name} has 0 replicas now. It is deployed all the same, and goes back to 0 if that fails."
+        )
     if (service.spec.get("UpdateConfig") or {}).get("FailureAction") == "rollback":
         found.append(
             f"{service.name} has the update failure action `rollback`. After a stop that brings the old image back at 0 "
@@ -66,5 +74,7 @@ def _warnings(service: Service, nodes: Sequence[Node]) -> list[str]:
         )
     down = [node.hostname for node in nodes if not node.ready]
     if down:
-        found.append(f"Node {', '.join(down)} of the swarm is down. If a task of the app was last seen there, the deploy stops.")
+        found.append(
+            f"Node {', '.join(down)} of the swarm is down. If a task of the app was last seen there, the deploy stops."
+        )
     return found

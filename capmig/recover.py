@@ -30,7 +30,9 @@ class Ending:
 
     result: str
     entry: Entry
-    downtime: float | None = None  # seconds from the stop until a version ran again; None if nothing stopped, or it is down
+    downtime: float | None = (
+        None  # seconds from the stop until a version ran again; None if nothing stopped, or it is down
+    )
 
 
 def recover(hand: Hand, *, raise_up: bool = False) -> Ending:

@@ -38,7 +38,7 @@ def service_of(hand: Hand, name: str) -> Service:
         raise NeedsPerson(
             f"The app's service {name} is gone from the swarm.",
             state="The app is not running.",
-            todo=f"Save the app once in CapRover's dashboard (Save & Update), which makes its service again, then deploy it.",
+            todo="Save the app once in CapRover's dashboard (Save & Update), which makes its service again, then deploy it.",
         )
     return service
 
@@ -223,12 +223,18 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
         _must_be_ours(service, image)
         wanted = service.replicas or 0
         if wanted == 0 and not zero_is_right:
-            raise DeployFailed(f"{name} has 0 replicas after the deploy.", todo="Set the app's instance count in CapRover.")
+            raise DeployFailed(
+                f"{name} has 0 replicas after the deploy.", todo="Set the app's instance count in CapRover."
+            )
         tasks = hand.swarm.tasks(service)
         _must_not_crash([task for task in tasks if task.id not in old_ends], image)
         alive = [task for task in tasks if not task.ended]
-        running = [task for task in alive if task.state == "running" and task.desired == "running" and task.image == image]
-        seen = f"{len(running)} of {wanted} run" + "".join(f"; {t.state} {t.error}".rstrip() for t in alive if t not in running)
+        running = [
+            task for task in alive if task.state == "running" and task.desired == "running" and task.image == image
+        ]
+        seen = f"{len(running)} of {wanted} run" + "".join(
+            f"; {t.state} {t.error}".rstrip() for t in alive if t not in running
+        )
         now = clock.monotonic()
         ids = frozenset(task.id for task in running)
         whole = len(running) == wanted == len(alive) and service.update_state != "updating"
@@ -238,7 +244,9 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
         if answer and probe is not None and wanted:
             answer = probe()
             return None
-        return (wanted, steady.since) if now - steady.since >= hand.settings.stable_for and now - began >= PRUNE else None
+        return (
+            (wanted, steady.since) if now - steady.since >= hand.settings.stable_for and now - began >= PRUNE else None
+        )
 
     timeout = hand.settings.deploy_timeout + hand.settings.stable_for
     try:
@@ -255,7 +263,8 @@ def _must_be_ours(service: Service, image: str) -> None:
     if service.image != image:
         raise DeployFailed(
             f"{service.name} has the image {service.image} instead of {image}"
-            + (f" ({service.update_message})" if service.update_message else "") + ".",
+            + (f" ({service.update_message})" if service.update_message else "")
+            + ".",
             todo="Somebody deployed meanwhile, or the swarm rolled back by itself.",
         )
     if service.update_state in ("paused", "rollback_started", "rollback_paused", "rollback_completed"):

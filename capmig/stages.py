@@ -76,7 +76,8 @@ def _see_migration_end(hand: Hand) -> None:
     except TimedOut as error:
         prove_job_gone(hand)
         raise DeployFailed(
-            f"{error.what} It was stopped.", todo="Raise migrate-timeout, or see in its output above what it waited for."
+            f"{error.what} It was stopped.",
+            todo="Raise migrate-timeout, or see in its output above what it waited for.",
         ) from error
     if ended.exit_code == 0 and ended.state == "complete":
         hand.journal.write(phase=Phase.MIGRATED, exit_code=0, schema="migrated")
@@ -85,7 +86,9 @@ def _see_migration_end(hand: Hand) -> None:
     never_ran = ended.exit_code is None and ended.state == "rejected"
     hand.journal.write(exit_code=ended.exit_code, schema="unchanged" if never_ran else "unknown")
     how = f"exit code {ended.exit_code}" if ended.exit_code is not None else f"{ended.state}: {ended.error}"
-    raise DeployFailed(f"The migration failed ({how}).", todo="Its output is above. Mend the migration and deploy again.")
+    raise DeployFailed(
+        f"The migration failed ({how}).", todo="Its output is above. Mend the migration and deploy again."
+    )
 
 
 def prove_job_gone(hand: Hand) -> None:

@@ -1,0 +1,222 @@
+"""Whole deploys on the fakes: what the world looks like after each way in which one can end."""
+
+from __future__ import annotations
+
+import pytest
+
+from capmig.errors import CapRoverRefused, NeedsPerson, TimedOut
+from capmig.journal import Phase
+from tests.fakes.log import RecordingLog
+from tests.fakes.swarm import Run
+from tests.fakes.world import APP, NEW, OLD, World, inputs
+
+
+def text_of(world: World, log: object) -> str:
+    assert isinstance(log, RecordingLog)
+    return log.text
+
+
+def test_deploy__migrates_while_nothing_runs() -> None:
+    """The new version runs with all replicas on a migrated schema, and nothing ran during the migration."""
+    world = World()
+    hand = world.hand()
+    report = world.deploy(hand=hand)
+    assert report.error is None
+    assert report.ending.result == "deployed"
+    assert world.running == [NEW, NEW]
+    assert world.schema == 2
+    assert world.migrations == 1
+    assert world.journal is None
+    assert world.jobs == []
+    assert report.ending.downtime is not None
+    assert 3.0 < report.ending.downtime < 12.0
+    assert "migrating" in text_of(world, hand.log)
+
+
+def test_deploy__without_a_migration_stops_nothing() -> None:
+    """An ordinary deploy is a rolling one: at every moment a task runs."""
+    world = World()
+    report = world.deploy(inputs(migrates=False))
+    assert report.ending.result == "deployed"
+    assert report.ending.downtime is None
+    assert world.running == [NEW, NEW]
+    assert world.migrations == 0
+
+
+@pytest.mark.parametrize("exit_code", [1, 137])
+def test_deploy__failed_migration_brings_the_old_version_back(exit_code: int) -> None:
+    """The old version runs again with its exact former spec, and the report says what failed and that the schema is unknown."""
+    world = World()
+    world.new_image(migration=Run(duration=2.0, exit_code=exit_code, output=((1.0, "boom"),)))
+    before = world.service.spec
+    report = world.deploy()
+    assert report.ending.result == "restored"
+    assert report.failed_phase == Phase.MIGRATING
+    assert report.ending.entry.exit_code == exit_code
+    assert report.ending.entry.schema == "unknown"
+    assert world.service.spec == before
+    assert world.running == [OLD, OLD]
+    assert world.journal is None
+    assert world.jobs == []
+
+
+def test_deploy__hanging_migration_is_stopped_and_proved_gone() -> None:
+    """After migrate-timeout the job is removed, and only then does the old version start."""
+    world = World()
+    world.new_image(migration=Run(duration=None))
+    report = world.deploy(inputs(timeout=20.0))
+    assert report.ending.result == "restored"
+    assert "did not end in time" in str(report.error)
+    assert world.jobs == []
+    assert world.running == [OLD, OLD]
+
+
+def test_deploy__crashing_new_version_brings_the_old_one_back() -> None:
+    """A version that ends by itself three times is given up, and CapRover deploys the old image again."""
+    world = World()
+    world.new_image(serves=Run(duration=1.0, exit_code=1))
+    before = world.spec
+    report = world.deploy()
+    assert report.ending.result == "restored"
+    assert report.failed_phase == Phase.VERIFYING
+    assert report.ending.entry.schema == "migrated"
+    assert world.spec == before
+    assert world.running == [OLD, OLD]
+    assert world.caprover.deployed_image == OLD
+
+
+def test_deploy__unhealthy_new_version_brings_the_old_one_back() -> None:
+    """Tasks that never become healthy are no success."""
+    world = World()
+    world.new_image(serves=Run(healthy=False))
+    report = world.deploy()
+    assert report.ending.result == "restored"
+    assert world.running == [OLD, OLD]
+
+
+def test_deploy__refused_by_caprover_brings_the_old_version_back() -> None:
+    """CapRover declines everything: the service is set back by itself, and the reader is told."""
+    world = World()
+    before = world.spec
+    world.caprover.refuse = CapRoverRefused("Auth token corrupted", status=1106)
+    hand = world.hand()
+    report = world.deploy(hand=hand)
+    assert report.ending.result == "restored"
+    assert "Auth token corrupted" in str(report.error)
+    assert world.spec == before
+    assert world.running == [OLD, OLD]
+    assert "Save & Update" in text_of(world, hand.log)
+
+
+def test_deploy__stay_down_leaves_the_app_stopped_with_a_journal() -> None:
+    """on-failure: stay-down leaves a stopped app, whose journal says why; the next good deploy ends that."""
+    world = World()
+    world.new_image(migration=Run(duration=1.0, exit_code=3))
+    report = world.deploy(inputs(on_failure="stay-down"))
+    assert report.ending.result == "stayed-down"
+    assert world.running == []
+    assert world.service.replicas == 0
+    left = world.journal
+    assert left is not None
+    assert left.phase is Phase.DOWN
+    assert "exit code 3" in left.reason
+    world.new_image()
+    again = world.deploy(inputs(on_failure="stay-down"))
+    assert again.ending.result == "deployed"
+    assert world.running == [NEW, NEW]
+    assert world.journal is None
+
+
+def test_deploy__app_at_zero_goes_back_to_zero() -> None:
+    """An app that was at 0 before a failed migration is at 0 after it."""
+    world = World(replicas=0)
+    world.new_image(migration=Run(duration=1.0, exit_code=1))
+    report = world.deploy()
+    assert report.ending.result == "restored"
+    assert world.service.replicas == 0
+    assert world.journal is None
+
+
+def test_deploy__missing_image_stops_nothing() -> None:
+    """An image that no node can pull is found out before anything stops."""
+    world = World()
+    report = world.deploy(inputs(image="registry/web:99"))
+    assert report.ending.result == "unchanged"
+    assert "registry/web:99" in str(report.error)
+    assert world.running == [OLD, OLD]
+    assert world.journal is None
+    assert world.jobs == []
+
+
+@pytest.mark.parametrize("fate", ["none", "taken", "late"])
+def test_deploy__lost_answer_of_caprover_is_resolved_by_looking(fate: str) -> None:
+    """Whether or not the request took effect, the new version runs in the end."""
+    world = World()
+    world.caprover.fate = fate  # type: ignore[assignment]
+    report = world.deploy()
+    assert report.ending.result == "deployed"
+    assert world.running == [NEW, NEW]
+
+
+def test_deploy__busy_caprover_is_asked_again() -> None:
+    """429 and 5xx are no end."""
+    world = World()
+    world.caprover.busy = 5
+    report = world.deploy()
+    assert report.ending.result == "deployed"
+
+
+def test_deploy__cancelled_before_the_migration_goes_back() -> None:
+    """A signal during the drain brings the old version back without any migration."""
+    world = World()
+    heard: list[bool] = []
+    world.swarm.after_call = lambda name, args: heard.append(True) if name == "stop_containers" else None
+    report = world.deploy(hand=world.hand(cancelled=lambda: bool(heard)))
+    assert report.ending.result == "restored"
+    assert world.migrations == 0
+    assert world.running == [OLD, OLD]
+
+
+def test_deploy__cancelled_during_the_migration_goes_forward() -> None:
+    """A signal while the migration runs lets it finish, and the new version is deployed."""
+    world = World()
+    report = world.deploy(hand=world.hand(cancelled=lambda: world.schema == "half"))
+    assert report.ending.result == "deployed"
+    assert world.schema == 2
+    assert world.running == [NEW, NEW]
+
+
+def test_deploy__save_and_update_during_the_migration_is_stopped() -> None:
+    """Whoever starts the old version meanwhile is stopped within seconds, and the journal says that it was touched."""
+    world = World()
+    world.new_image(migration=Run(duration=20.0))
+    world.clock.call_later(12.0, world.caprover.save_and_update)
+    hand = world.hand()
+    report = world.deploy(hand=hand)
+    assert report.ending.result == "deployed"
+    assert report.ending.entry.touched
+    assert "started again by somebody" in text_of(world, hand.log)
+
+
+def test_deploy__waits_for_a_live_one_and_fails_with_its_name() -> None:
+    """A lock that another live run holds is waited for, then named."""
+    world = World()
+    first = world.hand()
+    from capmig.deploy import first_entry
+    from capmig.preflight import look
+
+    assert first.journal.create(first_entry(first, look(world.swarm, inputs())))
+    second = world.hand()
+    second.watch.also.append(first.journal.renew)
+    with pytest.raises(TimedOut, match="run 1"):
+        world.deploy(hand=second)
+    assert world.running == [OLD, OLD]
+
+
+def test_deploy__service_gone_needs_a_person() -> None:
+    """If the service vanishes in mid-deploy, the journal stays and a person is told."""
+    world = World()
+    world.new_image(migration=Run(duration=5.0, exit_code=0))
+    world.clock.call_later(8.0, lambda: world.swarm.direct.remove_service(world.service))
+    with pytest.raises(NeedsPerson, match=APP):
+        world.deploy()
