@@ -13,7 +13,7 @@ from capmig.report import Outcome, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """`settled`: nothing is left to recover. `quiet`: there is nothing to tell, as in a post step with nothing to do."""
+    """`settled`: nothing is left to recover. `quiet`: there is nothing to tell, as in an idle post step."""
 
     outcome: Outcome
     exit_code: int
@@ -101,9 +101,7 @@ def _todo(ending: Ending, error: CapmigError | None) -> str:
     entry = ending.entry
     found = [error.todo] if error is not None and error.todo else []
     if ending.result == "stayed-down":
-        found.append(
-            f"Deploy a mended version, or bring {entry.previous_image} back with mode: recover (and on-failure: restore)."
-        )
+        found.append(f"Deploy a mended version, or bring {entry.previous_image} back with mode: recover.")
     elif entry.schema == "unknown" and ending.result == "restored":
         found.append(
             "The old version runs on a database that the migration may have changed: check that it serves well."

@@ -57,4 +57,4 @@ class Guard:
             if changed
             else "only its instance count was changed: most likely docker service scale, or CapRover's own restart"
         )
-        return f"{self._name} was started again by somebody while it had to be stopped ({alive} tasks; {likely}). Stopping it."
+        return f"{self._name} was started again by somebody while it had to be stopped ({alive} tasks): {likely}."

@@ -1,7 +1,7 @@
 """The journal: one swarm config per app, which is the lock and tells a successor how to finish or undo this deploy.
 
-A config's name is a mutex (creating it has one winner) and its labels change by compare-and-swap only. The lease is judged
-by the manager's clock between runs, and by the owner's own monotonic clock before each act.
+A config's name is a mutex (creating it has one winner) and its labels change by compare-and-swap only. The lease is
+judged by the manager's clock between runs, and by the owner's own monotonic clock before each act.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ class Journal:
                 return None
             raise JournalGone(
                 f"The journal {self.name} was removed while this run held it.",
-                todo="Somebody removed it by hand, or unlocked the app. Look at the app, then run mode: recover or deploy again.",
+                todo="Look at the app, and deploy again. Let capmig itself remove its journal, or use mode: unlock.",
             )
         config, entry = found
         if entry.holder != self.holder:
@@ -303,7 +303,7 @@ def acquire(
     timeout: float,
     tick: Callable[[], None],
 ) -> Entry | None:
-    """Hold the journal. None: it is new, made from `first`. An Entry: that deploy was left unfinished; recover it first.
+    """Hold the journal. None: it is new, made from `first`. An Entry: a deploy left unfinished; recover it first.
 
     A live one elsewhere is waited for up to `timeout` seconds, then TimedOut names its owner.
     """
@@ -331,7 +331,7 @@ def acquire(
             told = saying
         if clock.monotonic() > give_up:
             raise TimedOut(
-                f"Another deploy of {entry.app} still runs: {entry.owner}, phase {entry.phase}. {entry.owner_url}".strip(),
+                f"Another deploy still runs: {entry.owner}, phase {entry.phase}. {entry.owner_url}".strip(),
                 state="This run has changed nothing.",
                 todo="Wait for it to end and run this one again, or raise lock-timeout.",
             )

@@ -1,4 +1,4 @@
-"""The plan: what will be stopped, run and deployed; or, all at once, the reasons why not. Pure: it decides on what was read."""
+"""The plan: what will be stopped, run and deployed; or the reasons why not. Pure: it decides on what was read."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def check_engine(engine: Engine) -> None:
         )
     if tuple(int(part) for part in engine.api_version.split(".")) < OLDEST_API:
         raise Refused(
-            [
-                f"ssh-host: the Docker engine there speaks API {engine.api_version}, and capmig needs 1.41 (Docker 20.10)."
-            ]
+            [f"ssh-host: the engine there speaks API {engine.api_version}; capmig needs 1.41 (Docker 20.10)."]
         )
 
 
@@ -69,8 +67,8 @@ def _warnings(service: Service, nodes: Sequence[Node]) -> list[str]:
         )
     if (service.spec.get("UpdateConfig") or {}).get("FailureAction") == "rollback":
         found.append(
-            f"{service.name} has the update failure action `rollback`. After a stop that brings the old image back at 0 "
-            "replicas; capmig notices that and brings it back as it was."
+            f"{service.name} has the update failure action `rollback`. After a stop that brings the old image back at "
+            "0 replicas; capmig notices that and brings it back as it was."
         )
     down = [node.hostname for node in nodes if not node.ready]
     if down:

@@ -1,4 +1,4 @@
-"""`recover` turns a journal into a safe state: when a step fails, after a cancel, in the post step, and in the next run."""
+"""`recover` turns a journal into a safe state: after a failure, after a cancel, in the post step, in the next run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def recover(hand: Hand, *, raise_up: bool = False) -> Ending:
                 raise NeedsPerson(
                     f"The deploy could not be brought to a safe end: {error.what}",
                     state=f"{entry.service} was last known in phase {entry.phase}; {state_of_schema(entry)}",
-                    todo="Mend what is said above. The next deploy of the app recovers by itself, and so does mode: recover.",
+                    todo="Mend what is said above. The next deploy of the app recovers it first; so does mode: recover.",
                 ) from error
             hand.log.warning(f"Trying again: {error.what}")
             hand.clock.sleep(PAUSE)
@@ -134,7 +134,7 @@ def state_of_schema(entry: Entry) -> str:
 
 
 def recover_anyhow(hand: Hand, failed: DeployFailed | None = None) -> Ending:
-    """As `recover`, after this run's own failure, if that is for good; also when somebody removed the journal by hand."""
+    """As `recover`, after this run's own failure; also when somebody removed the journal by hand."""
     try:
         if failed is not None:
             stages.give_up(hand, failed)

@@ -5,6 +5,7 @@ Each act looks first, acts by compare-and-swap or at most once, and looks again,
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -38,7 +39,7 @@ def service_of(hand: Hand, name: str) -> Service:
         raise NeedsPerson(
             f"The app's service {name} is gone from the swarm.",
             state="The app is not running.",
-            todo="Save the app once in CapRover's dashboard (Save & Update), which makes its service again, then deploy it.",
+            todo="Press Save & Update for the app in CapRover's dashboard, which makes its service again, then deploy it.",
         )
     return service
 
@@ -75,10 +76,8 @@ def change(hand: Hand, name: str, edit: Edit) -> Service:
         if wanted == service.spec:
             return service
         hand.journal.fence()
-        try:
+        with contextlib.suppress(Conflict, FateUnknown):
             hand.swarm.update_service(service, wanted)
-        except (Conflict, FateUnknown):
-            pass
         return None
 
     return hand.watch.until(done, timeout=60, every=0.1, what=lambda: f"The service {name} could not be changed.")
@@ -108,7 +107,7 @@ def drain(hand: Hand, name: str) -> None:
         hand.watch.until(stopped, timeout=hand.settings.drain_timeout, every=0.2, what=lambda: "")
     except TimedOut as error:
         raise DeployFailed(
-            f"{len(alive)} of the app's tasks did not stop within {hand.settings.drain_timeout:.0f} s: {_where(hand, alive)}.",
+            f"{len(alive)} tasks did not stop within {hand.settings.drain_timeout:.0f} s: {_where(hand, alive)}.",
             todo="Raise drain-timeout above the app's own stop grace period, or see why it does not stop on SIGTERM.",
         ) from error
     hand.log.info(f"{name}: {before} → 0 replicas, stopped in {hand.clock.monotonic() - began:.1f} s")
@@ -126,7 +125,7 @@ def _nodes_must_answer(hand: Hand, alive: list[Task]) -> None:
     if lost:
         raise DeployFailed(
             f"Node {', '.join(lost)} is down, so it cannot be proven that the app's tasks there have stopped.",
-            todo="Bring the node back, or remove it from the swarm (docker node rm --force NODE) once it is surely off.",
+            todo="Bring the node back, or, once it is surely off, remove it: docker node rm --force NODE",
         )
 
 
@@ -187,7 +186,7 @@ def ask_and_see_it_land(hand: Hand, name: str, image: str, git_hash: str, *, sta
     except TimedOut as error:
         raise DeployFailed(
             f"CapRover did not deploy {image} within {timeout:.0f} s. Last seen: {last}.",
-            todo="See the app's build log in CapRover's dashboard. If other apps' builds take long, raise deploy-timeout.",
+            todo="See the app's build log in CapRover's dashboard. Raise deploy-timeout if other apps' builds take long.",
         ) from error
 
 
@@ -288,16 +287,16 @@ def _must_not_crash(tasks: list[Task], image: str) -> None:
 def bring_back(hand: Hand, name: str, *, image: str, replicas: int, stamp: str, asked: bool) -> float:
     """Have the old version run again, with the replicas it had; since when it does (monotonic).
 
-    Through CapRover if that knows of the new one (`asked`), so that its own record is right as well. `stamp`: CapRover's
-    label before it was asked for the old one. NeedsPerson when the old version does not come up.
+    Through CapRover if that knows of the new one (`asked`), so that its own record is right as well. `stamp`:
+    CapRover's label before it was asked for the old one. NeedsPerson when the old version does not come up.
     """
     if asked or service_of(hand, name).image != image:
         try:
             ask_and_see_it_land(hand, name, image, "", stamp=stamp, asked=False)
         except DeployFailed as error:
             hand.log.warning(
-                f"CapRover did not deploy {image} again ({error.what}) The service itself is set back instead. Until it is "
-                "deployed there once more, Save & Update in CapRover would bring the other version."
+                f"CapRover did not deploy {image} again ({error.what}) The service itself is set back instead. Until it "
+                "is deployed there once more, Save & Update in CapRover would bring the other version."
             )
     change(hand, name, lambda spec: _with_image(_with_replicas(spec, replicas), image))
     try:

@@ -1,4 +1,4 @@
-"""The stages of a deploy, each with its phase in the journal. `deploy` takes them in order, `recover` from where a deploy was left."""
+"""The stages of a deploy, each with its phase. `deploy` takes them in order, `recover` from where one was left."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def migrate(hand: Hand, migration: MigrationJob) -> None:
         else:
             raise DeployFailed(
                 f"{entry.service} is started again by somebody each time it is stopped.",
-                todo="Find out who does it (a webhook, a second deploy, Save & Update) and have it stop during deploys.",
+                todo="Find out who does it (a webhook, another deploy, Save & Update) and keep it from that meanwhile.",
             )
         hand.timeline.step("Migrate the database")
         deadline = hand.journal.manager_time() + migration.timeout

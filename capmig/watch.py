@@ -48,7 +48,7 @@ class Watch:
         self._clock.sleep(seconds)
 
     def until(self, look: Callable[[], T | None], *, timeout: float, what: Callable[[], str], every: float = 0.5) -> T:
-        """The first thing `look` returns that is not None; it is called at least once. TimedOut says `what` was missing."""
+        """What `look` returns, once that is not None; it is called at least once. TimedOut says `what` was missing."""
         give_up = self._clock.monotonic() + timeout
         while True:
             found = look()

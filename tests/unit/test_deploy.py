@@ -45,7 +45,7 @@ def test_deploy__without_a_migration_stops_nothing() -> None:
 
 @pytest.mark.parametrize("exit_code", [1, 137])
 def test_deploy__failed_migration_brings_the_old_version_back(exit_code: int) -> None:
-    """The old version runs again with its exact former spec, and the report says what failed and that the schema is unknown."""
+    """The old version runs again with its exact former spec; the report says what failed, and the schema is unknown."""
     world = World()
     world.new_image(migration=Run(duration=2.0, exit_code=exit_code, output=((1.0, "boom"),)))
     before = world.service.spec
