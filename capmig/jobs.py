@@ -197,8 +197,8 @@ def pull(hand: Hand, service: Service, image: str, credentials: Credentials | No
     if refused:
         raise DeployFailed(
             f"{image} cannot be pulled: {'; '.join(refused)}",
-            todo="Check its name and tag. If its registry needs a login, give registry-username and registry-password, or "
-            "CapRover's password, with which its stored registry logins are used.",
+            todo="Check its name and tag. If its registry needs a login, give registry-username and registry-password, "
+            "or CapRover's password, with which its stored registry logins are used.",
         )
     hand.log.info(f"{image} is on {len(tasks)} node{'s' if len(tasks) != 1 else ''}.")
     stop(hand, job.name)

@@ -120,8 +120,8 @@ class Swarm(Protocol):
     """The swarm manager.
 
     Every call takes at most 20 s (a third of the lease). Reads are retried over a lost link and raise LinkLost when
-    that does not help. Mutations are sent once: LinkLost when nothing was sent, FateUnknown when it may have taken effect,
-    Conflict, Exists, or EngineRefused with the engine's own words.
+    that does not help. Mutations are sent once: LinkLost when nothing was sent, FateUnknown when it may have taken
+    effect, Conflict, Exists, or EngineRefused with the engine's own words.
     """
 
     def engine(self) -> Engine: ...

@@ -68,7 +68,7 @@ def check_images(swarm: Swarm, inputs: Inputs, credentials: Credentials | None) 
         raise Refused(
             problems,
             todo="Check the name and the tag, and that the image was pushed. If its registry needs a login, give "
-            "registry-username and registry-password, or CapRover's password, whose stored registry logins are then used.",
+            "registry-username and registry-password, or CapRover's password, whose own registry logins are then used.",
         )
 
 

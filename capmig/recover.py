@@ -52,7 +52,7 @@ def recover(hand: Hand, *, raise_up: bool = False) -> Ending:
                 raise NeedsPerson(
                     f"The deploy could not be brought to a safe end: {error.what}",
                     state=f"{entry.service} was last known in phase {entry.phase}; {state_of_schema(entry)}",
-                    todo="Mend what is said above. The next deploy of the app recovers it first; so does mode: recover.",
+                    todo="Mend what is said above. The next deploy recovers it first; so does mode: recover.",
                 ) from error
             hand.log.warning(f"Trying again: {error.what}")
             hand.clock.sleep(PAUSE)

@@ -39,7 +39,7 @@ def service_of(hand: Hand, name: str) -> Service:
         raise NeedsPerson(
             f"The app's service {name} is gone from the swarm.",
             state="The app is not running.",
-            todo="Press Save & Update for the app in CapRover's dashboard, which makes its service again, then deploy it.",
+            todo="Press Save & Update for the app in CapRover's dashboard, which makes its service again, then deploy.",
         )
     return service
 
@@ -186,7 +186,7 @@ def ask_and_see_it_land(hand: Hand, name: str, image: str, git_hash: str, *, sta
     except TimedOut as error:
         raise DeployFailed(
             f"CapRover did not deploy {image} within {timeout:.0f} s. Last seen: {last}.",
-            todo="See the app's build log in CapRover's dashboard. Raise deploy-timeout if other apps' builds take long.",
+            todo="See the app's build log in CapRover's dashboard. If others' builds take long, raise deploy-timeout.",
         ) from error
 
 
@@ -295,8 +295,8 @@ def bring_back(hand: Hand, name: str, *, image: str, replicas: int, stamp: str, 
             ask_and_see_it_land(hand, name, image, "", stamp=stamp, asked=False)
         except DeployFailed as error:
             hand.log.warning(
-                f"CapRover did not deploy {image} again ({error.what}) The service itself is set back instead. Until it "
-                "is deployed there once more, Save & Update in CapRover would bring the other version."
+                f"CapRover did not deploy {image} again ({error.what}) The service itself is set back instead. Until "
+                "it is deployed there once more, Save & Update in CapRover would bring the other version."
             )
     change(hand, name, lambda spec: _with_image(_with_replicas(spec, replicas), image))
     try:
