@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from capmig import report
+from capmig import endings, report
 from capmig.errors import CapmigError
 from capmig.inputs import DEFAULTS, Mode, OnFailure, parse
 
@@ -98,7 +98,9 @@ def test_readme__outputs() -> None:
     """The README's table has every output, and every result that there is."""
     rows = table("Outputs")
     assert list(rows) == list(report.outputs(outcome()))
-    assert set(quoted(rows["result"][0])) == set(report.HEADLINES)
+    results = {*endings.RESULTS.values(), "refused", "failed", "needs-person"}
+    assert set(quoted(rows["result"][0])) - {"on-failure"} == results
+    assert results <= set(report.HEADLINES)
 
 
 def test_readme__exit_codes() -> None:
@@ -129,7 +131,9 @@ def test_readme__examples() -> None:
 def test_readme__migrations() -> None:
     """Each way that the README shows to say what migrates is accepted."""
     common = {name: value for name, value in examples()[0].items() if name != "migrate-command"}
-    for _, inputs in re.findall(r"^\| (.+?) \| `(migrate-.+?)` \|$", README, re.MULTILINE):
+    ways = re.findall(r"^\| .+? \| `(migrate-[a-z]+: .+?)` \|$", README, re.MULTILINE)
+    assert len(ways) == 5
+    for inputs in ways:
         name, _, value = inputs.partition(": ")
         given = parse({f"INPUT_{key.upper()}": text for key, text in (common | {name: value}).items()})
         assert given.migration is not None
