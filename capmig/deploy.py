@@ -26,8 +26,8 @@ class Report:
 
 def deploy(hand: Hand, look: Callable[[], Plan]) -> Report:
     """Carry out the plan that `look` makes once the lock is held. Every way out of it ends in `recover`."""
-    plan = lock(hand, look)
     try:
+        plan = lock(hand, look)
         pull(hand, plan)
         if plan.inputs.migration is not None:
             stages.drain(hand)
@@ -59,7 +59,11 @@ def lock(hand: Hand, look: Callable[[], Plan]) -> Plan:
             facts = {key: value for key, value in _facts(plan).items() if key not in ("replicas", "previous_image")}
             hand.journal.write(phase=Phase.PREPARING, asked=False, job="", exit_code=None, reason="", **facts)
             return plan
-        ending = recover(hand)
+        try:
+            ending = recover(hand)
+        except NeedsPerson:
+            hand.journal.let_go()
+            raise
         hand.log.notice(f"The unfinished deploy of {left.image} has ended: {ending.result}.")
 
 
@@ -125,5 +129,6 @@ def _fail(hand: Hand, error: Exception) -> Report:
     try:
         ending = recover_anyhow(hand, error if isinstance(error, DeployFailed) else None)
     except NeedsPerson as later:
+        hand.journal.let_go()
         raise NeedsPerson(f"{cause.what}\n{later.what}", state=later.state, todo=later.todo) from error
     return Report(ending=ending, error=cause, failed_phase=phase)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from capmig.journal import Journal
 from capmig.ports import CapRover, Clock, Credentials, Log, Swarm
@@ -35,6 +35,7 @@ class Hand:
     timeline: Timeline
     settings: Settings
     credentials: Credentials | None = None
+    shown: dict[str, str] = field(default_factory=dict)  # a job's name → the stamp of its last line in the log
 
     @property
     def job_name(self) -> str:

@@ -114,14 +114,12 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str) -> En
 
     The end of a log proves nothing, and the task's state does.
     """
-    seen = ""
     last = "not started"
 
     def follow() -> None:
-        nonlocal seen
-        lines = hand.swarm.logs(job, seen)
+        lines = hand.swarm.logs(job, hand.shown.get(job.name, ""))
         if lines:
-            seen = lines[-1].stamp
+            hand.shown[job.name] = lines[-1].stamp
             hand.log.output_of(source, [line.text for line in lines])
 
     def ended() -> Ended | None:

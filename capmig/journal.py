@@ -253,6 +253,10 @@ class Journal:
                     raise
         self._entry = None
 
+    def let_go(self) -> None:
+        """Stop holding the journal without a word to the manager: its lease runs out, and the next run takes it."""
+        self._entry = None
+
     def leave(self, **changes: Any) -> None:
         """Write the entry for the last time, with no lease: whoever comes next may take it at once."""
         self.write(lease=0.0, **changes)
@@ -285,7 +289,10 @@ class Journal:
         config, entry = found
         if entry.holder != self.holder:
             self._entry = None
-            raise Superseded(f"The journal {self.name} is now held by {entry.owner}. {entry.owner_url}".strip())
+            raise Superseded(
+                f"The journal {self.name} is now held by {entry.owner}. {entry.owner_url}".strip(),
+                state="This run has stopped acting; that one brings the app into a safe state.",
+            )
         return None if wanted is not None and entry == wanted else config
 
     def _hold(self, entry: Entry, lease_end: float) -> None:
