@@ -16,6 +16,8 @@ STAND_INS = {
     "python:3.13-slim": ("trixie", "ca-certificates,python3,python3-venv,python3-pip"),
 }
 VERSIONS = (
+    # what CapRover runs in an app that was never deployed
+    "placeholder",
     "v1",
     "v2",
     "v3",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import docker
 
 from tests.sandbox import images
+from tests.sandbox.caprover.client import StandIn
 from tests.sandbox.engine import CACHE, client, run, timed, wait_for
 from tests.sandbox.node import Node
 
@@ -51,6 +52,7 @@ class Sandbox:
             for i in range(1, nodes + 1)
         ]
         self._docker: docker.DockerClient | None = None
+        self._caprover: StandIn | None = None
 
     @classmethod
     def up(cls, nodes: int = 1, name: str = "capmig-sandbox") -> Sandbox:
@@ -68,8 +70,8 @@ class Sandbox:
         with timed("copy the images into the registry"):
             sandbox._fill_registry(local["postgres"], versions)
         with timed("database"):
-            sandbox._clean()
             sandbox._ensure_database()
+            sandbox.clean()
         return sandbox
 
     def down(self) -> None:
@@ -78,16 +80,33 @@ class Sandbox:
         down(self.name)
 
     def close(self) -> None:
-        """Close the client; the sandbox goes on running."""
+        """Close the client and stop the stand-in; the swarm goes on running."""
         if self._docker:
             self._docker.close()
             self._docker = None
+        if self._caprover:
+            self._caprover.stop()
+            self._caprover = None
 
     @property
     def docker(self) -> docker.DockerClient:
         if self._docker is None:
             self._docker = self.nodes[0].client()
         return self._docker
+
+    @property
+    def caprover(self) -> StandIn:
+        """The CapRover stand-in, started when first asked for; nodes and the action's container reach its URL."""
+        if self._caprover is None:
+            self._caprover = StandIn.start(
+                f"unix://{self.nodes[0].socket}",
+                host=self.gateway,
+                data=self.folder / "caprover.json",
+                placeholder_image=self.image("placeholder"),
+                # The real one waits 2 s after each of an app's three first updates; no deploy by the action waits for it.
+                settle=0.5,
+            )
+        return self._caprover
 
     @property
     def ssh(self) -> Ssh:
@@ -125,6 +144,26 @@ class Sandbox:
     def database_url(self, database: str) -> str:
         """As an app in the swarm sees it."""
         return f"postgresql://postgres:{DATABASE_PASSWORD}@{DATABASE_SERVICE}:5432/{database}"
+
+    def clean(self) -> None:
+        """Take the sandbox back to how it was new: no apps, no stand-in, no databases, nothing of the action's."""
+        self.close()
+        (self.folder / "caprover.json").unlink(missing_ok=True)
+        manager = self.nodes[0]
+        for kind in ("service", "config", "secret"):
+            names = manager.execute("docker", kind, "ls", "--format={{.Name}}").split()
+            for name in names:
+                if name != DATABASE_SERVICE:
+                    manager.execute("docker", kind, "rm", name)
+        # The containers of tasks are removed with their service.
+        lines = manager.execute("docker", "ps", "--all", '--format={{.ID}} {{.Label "com.docker.swarm.task.id"}}')
+        for line in lines.splitlines():
+            container, *task = line.split()
+            if not task:
+                manager.execute("docker", "rm", "--force", "--volumes", container)
+        left = self.psql("SELECT datname FROM pg_database WHERE datname NOT LIKE 'template%' AND datname <> 'postgres'")
+        for (database,) in left:
+            self.psql(f'DROP DATABASE "{database}" WITH (FORCE)')
 
     def _in_database(self, *command: str) -> str:
         label = f"label=com.docker.swarm.service.name={DATABASE_SERVICE}"
@@ -183,23 +222,8 @@ class Sandbox:
         for version, local in versions.items():
             images.push(local, f"{registry}/demo:{version}")
 
-    def _clean(self) -> None:
-        """Remove what tests left: services, configs, secrets and containers."""
-        manager = self.nodes[0]
-        for kind in ("service", "config", "secret"):
-            names = manager.execute("docker", kind, "ls", "--format={{.Name}}").split()
-            for name in names:
-                if name != DATABASE_SERVICE:
-                    manager.execute("docker", kind, "rm", name)
-        # The containers of tasks are removed with their service.
-        lines = manager.execute("docker", "ps", "--all", '--format={{.ID}} {{.Label "com.docker.swarm.task.id"}}')
-        for line in lines.splitlines():
-            container, *task = line.split()
-            if not task:
-                manager.execute("docker", "rm", "--force", "--volumes", container)
-
     def _ensure_database(self) -> None:
-        """Start PostgreSQL unless it runs, and drop the apps' databases."""
+        """Start PostgreSQL unless it runs."""
         manager = self.nodes[0]
         if DATABASE_SERVICE not in manager.execute("docker", "service", "ls", "--format={{.Name}}").split():
             command = ["docker", "service", "create", "--quiet", "--detach", f"--name={DATABASE_SERVICE}"]
@@ -209,9 +233,6 @@ class Sandbox:
             command += ["--mount=type=volume,source=db-data,target=/var/lib/postgresql/data"]
             manager.execute(*command, self.postgres_image)
         wait_for("the database", lambda: self.psql("SELECT 1") == [["1"]])
-        left = self.psql("SELECT datname FROM pg_database WHERE datname NOT LIKE 'template%' AND datname <> 'postgres'")
-        for (name,) in left:
-            self.psql(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def down(name: str = "capmig-sandbox") -> None:

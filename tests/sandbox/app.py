@@ -1,0 +1,99 @@
+"""The demo app in the sandbox: made through the CapRover stand-in, with a database of its own."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.sandbox.engine import wait_for
+from tests.sandbox.prober import Prober
+from tests.sandbox.sandbox import NETWORK, Sandbox
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoApp:
+    """`service` is its name in the swarm; `token` its deploy token; `database` the name of its database."""
+
+    sandbox: Sandbox
+    name: str
+    service: str
+    database: str
+    token: str = field(repr=False)
+
+    @classmethod
+    def create(
+        cls,
+        sandbox: Sandbox,
+        *,
+        version: str = "v1",
+        replicas: int = 2,
+        env: Mapping[str, str] | None = None,
+        legacy: bool = False,
+        **settings: Any,
+    ) -> DemoApp:
+        """A new app with a database migrated for this version, serving. `settings`: fields of CapRover's definition."""
+        name = f"demo-{secrets.token_hex(3)}"
+        database = name.replace("-", "_")
+        image = sandbox.image(version)
+        variables = {"DATABASE_URL": sandbox.database_url(database), **(env or {})}
+        sandbox.psql(f"CREATE DATABASE {database}")
+        migration = ["docker", "run", "--rm", f"--network={NETWORK}"]
+        migration += [f"--env={key}={value}" for key, value in variables.items()]
+        sandbox.nodes[0].execute(*migration, image, "--migrate-database")
+        token = sandbox.caprover.create_app(name, image, instances=replicas, env=variables, legacy=legacy, **settings)
+        service = f"srv-captain--{name}" if legacy else name
+        app = cls(sandbox=sandbox, name=name, service=service, database=database, token=token)
+        wait_for(f"{name} to run", lambda: app.running() == [image] * replicas)
+        if replicas:
+            with app.prober() as prober:
+                prober.wait_for(f"{name} to serve", lambda sample: sample.status == 200, count=5)
+        return app
+
+    def inputs(self, version: str, **more: str) -> dict[str, str]:
+        """The action's inputs for a deploy of this version, as a workflow gives them; `more` has _ for -."""
+        ssh = self.sandbox.ssh
+        inputs = {
+            "server": self.sandbox.caprover.url,
+            "app": self.name,
+            "token": self.token,
+            "image": self.sandbox.image(version),
+            "ssh-host": ssh.host,
+            "ssh-key": ssh.key,
+            "ssh-known-hosts": ssh.known_hosts,
+            "migrate-command": "--migrate-database",
+        }
+        return inputs | {name.replace("_", "-"): value for name, value in more.items()}
+
+    def spec(self) -> dict[str, Any]:
+        """The service's raw Spec."""
+        (service,) = json.loads(self.sandbox.nodes[0].execute("docker", "service", "inspect", self.service))
+        return dict(service["Spec"])
+
+    def replicas(self) -> int:
+        """How many replicas the service wants."""
+        return int(self.spec()["Mode"]["Replicated"]["Replicas"])
+
+    def running(self) -> list[str]:
+        """The images of its tasks that run, whatever the swarm wants of them; without digests."""
+        command = ["docker", "service", "ps", "--no-trunc", "--format={{.Image}} {{.CurrentState}}", self.service]
+        lines = self.sandbox.nodes[0].execute(*command).splitlines()
+        return sorted(line.split()[0].partition("@")[0] for line in lines if line.split()[1] == "Running")
+
+    def prober(self) -> Prober:
+        """A new prober of this app, which the caller closes."""
+        return Prober(self.sandbox.nodes[0], f"tasks.{self.service}", self.sandbox.image("v1"), NETWORK)
+
+    def rows(self) -> int:
+        """How many rows its table has."""
+        return int(self.sandbox.psql("SELECT count(*) FROM customers", self.database)[0][0])
+
+    def schema(self) -> str:
+        """The schema's revision, such as 1."""
+        return self.sandbox.psql("SELECT version_num FROM alembic_version", self.database)[0][0]
+
+    def dump(self) -> str:
+        """Its whole database as text."""
+        return self.sandbox.dump(self.database)
