@@ -45,8 +45,7 @@ class Guard:
             hand.log.warning(self._who(digest(service.spec) != self._digest, len(alive)))
             self._digest = digest(service.spec)
             service = scale(hand, self._name, 0)
-            if all(task.desired in ("remove", "shutdown") for task in running_tasks(hand, service)):
-                hand.swarm.stop_containers(service, grace(service))
+            hand.swarm.stop_containers(service, grace(service))
             return False
         finally:
             self._acting = False

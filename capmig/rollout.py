@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capmig.errors import (
     CapRoverBusy,
@@ -68,7 +68,10 @@ def _with_replicas(spec: Spec, replicas: int) -> Spec:
 
 
 def change(hand: Hand, name: str, edit: Edit) -> Service:
-    """Change the service's spec by compare-and-swap; nothing is sent when it is already as wanted."""
+    """Change the service's spec by compare-and-swap; nothing is sent when it is already as wanted.
+
+    What is returned has the new spec and the version from before it.
+    """
 
     def done() -> Service | None:
         service = service_of(hand, name)
@@ -78,6 +81,7 @@ def change(hand: Hand, name: str, edit: Edit) -> Service:
         hand.journal.fence()
         with contextlib.suppress(Conflict, FateUnknown):
             hand.swarm.update_service(service, wanted)
+            return replace(service, spec=wanted)
         return None
 
     return hand.watch.until(done, timeout=60, every=0.1, what=lambda: f"The service {name} could not be changed.")
@@ -88,18 +92,15 @@ def drain(hand: Hand, name: str) -> None:
     began = hand.clock.monotonic()
     before = service_of(hand, name).replicas
     service = scale(hand, name, 0)
-    hastened = False
+    # The swarm itself sends SIGTERM only some 3 s after the scale, and what it has begun to stop cannot be hastened.
+    hand.swarm.stop_containers(service, grace(service))
     alive: list[Task] = []
 
     def stopped() -> bool | None:
-        nonlocal alive, hastened
+        nonlocal alive
         alive = running_tasks(hand, service)
         if not alive:
             return True
-        if not hastened and all(task.desired in ("remove", "shutdown") for task in alive):
-            # The swarm itself sends SIGTERM only some 3 s after the scale.
-            hand.swarm.stop_containers(service, grace(service))
-            hastened = True
         _nodes_must_answer(hand, alive)
         return None
 
