@@ -25,6 +25,7 @@ class MigrationJob:
 
 def drain(hand: Hand) -> None:
     """Stop the app and prove it."""
+    hand.watch.heed()
     entry = hand.journal.entry
     hand.timeline.step(f"Stop {entry.service}")
     hand.journal.write(phase=Phase.DRAINING, stopped_at=entry.stopped_at or hand.journal.manager_time())
@@ -45,6 +46,7 @@ def migrate(hand: Hand, migration: MigrationJob) -> None:
                 todo="Find out who does it (a webhook, another deploy, Save & Update) and keep it from that meanwhile.",
             )
         hand.timeline.step("Migrate the database")
+        hand.watch.heed()
         deadline = hand.journal.manager_time() + migration.timeout
         hand.journal.write(phase=Phase.MIGRATING, job=migration.spec["Name"], job_deadline=deadline)
         try:
