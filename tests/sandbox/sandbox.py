@@ -103,7 +103,7 @@ class Sandbox:
                 host=self.gateway,
                 data=self.folder / "caprover.json",
                 placeholder_image=self.image("placeholder"),
-                # The real one waits 2 s after each of an app's three first updates; no deploy by the action waits for it.
+                # CapRover waits 2 s after each update. An app's making has three; the action's deploy waits for none.
                 settle=0.5,
             )
         return self._caprover
