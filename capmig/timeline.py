@@ -27,5 +27,5 @@ class Timeline:
     def stages(self) -> tuple[Stage, ...]:
         ends = [began for _, began in self._began[1:]] + [self.now()]
         return tuple(
-            Stage(title=title, began=began, ended=end) for (title, began), end in zip(self._began, ends, strict=True)
+            Stage(title=title, began=began, ended=end) for (title, began), end in zip(self._began, ends, strict=False)
         )
