@@ -235,7 +235,13 @@ class Sandbox:
         wait_for("the database", lambda: self.psql("SELECT 1") == [["1"]])
 
 
-def down(name: str = "capmig-sandbox") -> None:
+def down_all() -> None:
+    """Remove every sandbox of this machine."""
+    for name in run("docker", "network", "ls", "--filter=label=capmig.sandbox", "--format={{.Name}}").split():
+        down(name)
+
+
+def down(name: str) -> None:
     """Remove a sandbox's containers, network and volumes, complete or not."""
     for container in _containers(name):
         run("docker", "rm", "--force", "--volumes", container)
@@ -269,7 +275,8 @@ def _create_network(name: str) -> str:
     for number in range(16):
         subnet = f"10.214.{number}"
         try:
-            run("docker", "network", "create", f"--subnet={subnet}.0/24", f"--gateway={subnet}.1", name)
+            command = ["docker", "network", "create", "--label=capmig.sandbox=network", f"--subnet={subnet}.0/24"]
+            run(*command, f"--gateway={subnet}.1", name)
         except RuntimeError as error:
             problem = error
         else:

@@ -22,18 +22,23 @@ packages() {
         PATH=$PATH:/usr/sbin:/sbin command -v "$program" > /dev/null || missing+=("$package")
     done <<- 'END'
 		dockerd docker.io
-		docker docker.io
 		mmdebstrap mmdebstrap
 		ssh openssh-client
+		sshd openssh-server
 		ip iproute2
 		iptables iptables
 		setsid util-linux
 	END
     python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+    command -v docker > /dev/null || missing+=(docker.io)
     [ ${#missing[@]} = 0 ] && return
     say "installing ${missing[*]}"
     as_root apt-get update -qq
+    # Newer releases have the command line client in a package of its own.
+    if ! command -v docker > /dev/null && apt-cache show docker-cli > /dev/null 2>&1; then
+        missing+=(docker-cli)
+    fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
 }
 

@@ -1,0 +1,48 @@
+# `make test` is all that must pass. On Debian or Ubuntu, as root or with sudo, it installs what is missing (tests/sandbox/setup.sh).
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint test-unit test-contract test-e2e demo down lock
+
+python := .venv/bin/python
+installed := .venv/.installed
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## system packages, .venv and a Docker engine, where they are missing
+	@tests/sandbox/setup.sh
+
+$(installed): requirements.txt requirements-dev.txt
+	@tests/sandbox/setup.sh venv
+
+test: lint test-unit test-contract test-e2e ## everything
+
+lint: $(installed) ## style, types, and the action's metadata
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-actions action.yml
+	.venv/bin/zizmor --offline --quiet .
+
+test-unit: $(installed) ## seconds; needs nothing but Python
+	$(python) -m pytest tests/unit tests/simulation $(ARGS)
+
+test-contract: setup ## the edges and the fakes against real things
+	$(python) -m pytest tests/contract --timeout=300 $(ARGS)
+
+test-e2e: setup ## whole deploys in the sandbox: a real swarm, sshd, PostgreSQL
+	$(python) -m pytest tests/e2e --timeout=300 $(ARGS)
+
+demo: setup ## see a deploy and a failed one; KEEP=1 leaves the sandbox up
+	@$(python) -m tests.sandbox.demo
+
+down: ## remove the sandbox, and stop the engine that setup started
+	@if [ -x $(python) ]; then $(python) -m tests.sandbox down; fi
+	@tests/sandbox/setup.sh stop
+
+compile := .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock' --upgrade
+lock: $(installed) ## pin the newest versions of all dependencies, with hashes
+	$(python) -m pip install --quiet uv
+	$(compile) --python-version 3.11 requirements.in --output-file requirements.txt
+	$(compile) --python-version 3.11 --constraint requirements.txt requirements-dev.in --output-file requirements-dev.txt
+	cd tests/sandbox/demoapp && ../../../$(compile) --python-version 3.13 requirements.in --output-file requirements.txt
