@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -140,6 +141,11 @@ class DirectSwarm:
     def nodes(self) -> list[Node]:
         return list(self._world.nodes.values())
 
+    def resolve(self, image: str, credentials: Credentials | None = None) -> str:
+        if image not in self._world.images:
+            raise EngineRefused(f"manifest for {image} not found", status=404)
+        return f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+
     def stop_containers(self, service: Service, grace: float) -> int:
         here = [task for task in self._world.of(service.id) if task.alive and task.node_id == self.connected_node]
         longest = max((self._world.agents.terminate(task, grace) for task in here), default=0.0)
@@ -251,6 +257,9 @@ class FakeSwarm:
 
     def nodes(self) -> list[Node]:
         return self._call(self.direct.nodes)
+
+    def resolve(self, image: str, credentials: Credentials | None = None) -> str:
+        return self._call(self.direct.resolve, image, credentials)
 
     def stop_containers(self, service: Service, grace: float) -> int:
         return self._call(self.direct.stop_containers, service, grace)
