@@ -287,13 +287,13 @@ class Orchestrator:
         policy = service.spec["TaskTemplate"].get("RestartPolicy") or {}
         condition = policy.get("Condition", "any")
         job = task.desired == "complete"
-        if condition == "none" or (task.state == "complete" and (job or condition == "on-failure")):
-            if not job:
-                task.desired = "shutdown"
+        if job and task.state == "complete":
+            return
+        task.desired = "shutdown"
+        if condition == "none" or (condition == "on-failure" and task.state == "complete"):
             return
         node_id = task.node_id if service.mode in ("Global", "GlobalJob") else ""
         delay = float(policy.get("Delay", 5 * SECOND)) / SECOND
-        task.desired = "shutdown"
         fresh = self._new(service, task.slot, node_id=node_id, desired="ready")
         fresh.replaces = task.replaces if service.updating else None
         self._clock.call_later(delay, partial(self._release, fresh))
