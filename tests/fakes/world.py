@@ -59,20 +59,28 @@ class World:
     `schema` goes to 2 when the migration of `NEW` has done its work, and is "half" while that is under way.
     """
 
-    def __init__(self, *, replicas: int = 2, nodes: Sequence[Node] = (), token_only: bool = True) -> None:
-        self.clock = FakeClock()
+    def __init__(
+        self,
+        *,
+        replicas: int = 2,
+        nodes: Sequence[Node] = (),
+        token_only: bool = True,
+        clock: FakeClock | None = None,
+        spec: Spec | None = None,
+    ) -> None:
+        self.clock = clock or FakeClock()
         self.swarm = FakeSwarm(self.clock, nodes)
         self.schema: int | str = 1
         self.migrations = 0
         self.swarm.images[OLD] = Run()
         self.new_image()
-        self.swarm.direct.create_service(app_spec(APP, OLD, replicas=replicas))
+        self.swarm.direct.create_service(spec or app_spec(APP, OLD, replicas=replicas))
         self.caprover = FakeCapRover(self.clock, self.swarm, service=APP, instance_count=2, token_only=token_only)
         self.clock.sleep(30.0)
         self._runs = itertools.count(1)
 
-    def new_image(self, *, serves: Run | None = None, migration: Run | None = None) -> None:
-        """What the new image does, as the app and as the migration (by default: serve, and migrate in 3 s)."""
+    def new_image(self, *, image: str = NEW, serves: Run | None = None, migration: Run | None = None) -> None:
+        """What a new image does, as the app and as the migration (by default: serve, and migrate in 3 s)."""
         app, job = serves or Run(), migration or Run(duration=3.0, output=((0.5, "migrating"),))
         ends = [] if job.duration is None else [(job.duration, partial(self._end, job.exit_code))]
         watched = replace(job, effects=[(0.0, self._begin), *ends])
@@ -83,7 +91,7 @@ class World:
                 return Run(duration=0.0, exit_code=127)
             return watched if kind == "migration" else app
 
-        self.swarm.images[NEW] = behave
+        self.swarm.images[image] = behave
 
     def _begin(self) -> None:
         self.migrations += 1
@@ -93,13 +101,21 @@ class World:
         if exit_code == 0 and self.schema == "half":
             self.schema = 2
 
-    def hand(self, *, cancelled: Callable[[], bool] = lambda: False, asked: Inputs | None = None) -> Hand:
-        """A new run, which is another holder than all others."""
+    def hand(
+        self, *, cancelled: Callable[[], bool] = lambda: False, asked: Inputs | None = None, owner: str = ""
+    ) -> Hand:
+        """A new process, which is another holder than all others; by default that of another run."""
         number = next(self._runs)
         asked = asked or inputs()
         log = RecordingLog()
         journal = Journal(
-            self.swarm, self.clock, log, app=APP, owner=f"run {number}", owner_url="", holder=f"holder-{number}"
+            self.swarm,
+            self.clock,
+            log,
+            app=APP,
+            owner=owner or f"run {number}",
+            owner_url="",
+            holder=f"holder-{number}",
         )
         return Hand(
             app=APP,

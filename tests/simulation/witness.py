@@ -1,0 +1,190 @@
+"""Who looks on: what must hold after every step, of every act, of every report, and in the end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from capmig.jobs import KIND_LABEL
+from capmig.journal import Entry, Phase, config_name
+from capmig.ports import Config, Spec
+from capmig.recover import Ending
+from tests.fakes.world import APP, World
+from tests.simulation.faults import Process
+
+PERSON = "a person"
+SEEN_WITHIN = 60.0  # seconds in which a living run has noticed that somebody started the app
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """The world at the moment when a journal ended."""
+
+    images: list[str]
+    replicas: int
+    schema: int | str
+    began: bool
+    succeeded: bool
+    undisturbed: bool
+
+
+def bare(spec: Spec) -> Spec:
+    """A spec without what may change: replicas, image, CapRover's label."""
+    spec = copy.deepcopy(spec)
+    del spec["Mode"]
+    container = spec["TaskTemplate"]["ContainerSpec"]
+    del container["Image"]
+    container["Labels"] = {k: v for k, v in container.get("Labels", {}).items() if k != "randomLabelForceUpdate"}
+    return spec
+
+
+class Witness:
+    """Collects what is wrong, in sentences."""
+
+    def __init__(self, world: World, now: Callable[[], float]) -> None:
+        self.wrong: list[str] = []
+        self.settings = bare(world.service.spec)  # a person may change them
+        self.starter = ""  # who gave the app replicas last; nobody, before the first
+        self.person_acted = -1e9
+        self.unlocked_by_person = False
+        self.ends: dict[str, Seen] = {}  # by holder
+        self._world = world
+        self._now = now
+        self._jobs: set[str] = set()  # of the deploy, or deploys, that the journal has told of since it began
+        self._began: dict[str, str] = {}  # the state, once it ran, of each migration's task, by the job's name
+        self._read = 0
+        self._config: Config | None = None
+        self._entry: Entry | None = None
+        self._services: set[str] = set()
+
+    def say(self, what: str) -> None:
+        self.wrong.append(f"{self._now():.2f}: {what}")
+
+    @property
+    def entry(self) -> Entry | None:
+        """The journal as it is now."""
+        config = self._world.swarm.direct.config(config_name(APP))
+        if config is not self._config:
+            self._config = config
+            self._entry = None if config is None else Entry.read(config.name, config.labels)
+        return self._entry
+
+    def step(self) -> None:
+        """What must hold at every moment."""
+        orchestrator = self._world.swarm.world
+        self._follow_jobs()
+        self._services = set(orchestrator.services)
+        app = sum(task.alive for task in orchestrator.tasks if task.service_name == APP)
+        jobs = [task.service_name for task in orchestrator.tasks if task.alive and _is_migration(task.spec)]
+        entry = self.entry
+        if len(jobs) > 1:
+            self.say(f"two migrations run at once: {jobs}")
+        closed = entry is not None and entry.phase in (Phase.MIGRATING, Phase.MIGRATED)
+        if app and (jobs or closed) and self.starter != PERSON:
+            self.say(f"{app} processes of the app run while the database is migrated (started by {self.starter})")
+        service = next((each for each in orchestrator.services.values() if each.name == APP), None)
+        if service is None:
+            return
+        down = service.spec["Mode"]["Replicated"]["Replicas"] == 0
+        if down and entry is None and self.starter not in ("", PERSON) and not self.unlocked_by_person:
+            self.say("the app is at 0 replicas, and there is no journal")
+
+    def _follow_jobs(self) -> None:
+        history = self._world.swarm.history
+        for at, _, name, state in history[self._read :]:
+            if not name.endswith("-migration"):
+                continue
+            if state == "running":
+                if name in self._began:
+                    self.wrong.append(f"{at:.2f}: the migration {name} ran twice")
+                self._began[name] = state
+            elif name in self._began:
+                self._began[name] = state
+        self._read = len(history)
+
+    def person(self, starts: bool = False) -> None:
+        """A person has acted; `starts`: so that the app runs, or does not, by their hand."""
+        self.person_acted = self._now()
+        if starts:
+            self.starter = PERSON
+
+    def effect(self, process: Process, act: str, args: tuple[Any, ...]) -> None:
+        """An act of a process has just taken effect."""
+        entry = self.entry
+        if act in ("create_config", "update_config"):
+            if act == "create_config":
+                self._jobs.clear()
+                self.unlocked_by_person = False
+            if entry is not None:
+                self._jobs.add(entry.job)
+                if entry.holder == process.holder and entry.phase == Phase.DOWN:
+                    self.ends[process.holder] = self._look()
+            return
+        if act == "remove_config":
+            self.ends[process.holder] = self._look()
+            return
+        if act == "remove_service" and args[0].id not in self._services:
+            return
+        if (entry is None or entry.holder != process.holder) and not self.unlocked_by_person:
+            holder = "nobody" if entry is None else entry.holder
+            self.say(f"{process.name} ({act}) acts while {holder} holds the journal")
+        if act == "update_service":
+            if bare(args[1]) != self.settings:
+                self.say(f"{process.name} changes more than replicas and image")
+            self.starter = process.name
+        elif act == "deploy":
+            self.starter = process.name
+
+    def _look(self) -> Seen:
+        service = self._world.swarm.world
+        tasks = [task for task in service.tasks if task.service_name == APP and task.alive]
+        states = [self._began[job] for job in sorted(self._jobs) if job in self._began]
+        return Seen(
+            images=sorted(task.image for task in tasks),
+            replicas=self._world.service.replicas or 0,
+            schema=self._world.schema,
+            began=bool(states),
+            succeeded="complete" in states,
+            undisturbed=self._now() - self.person_acted > SEEN_WITHIN,
+        )
+
+    def report(self, process: Process, ending: Ending) -> None:
+        """A process has told how its deploy ended."""
+        seen, entry, who = self.ends[process.holder], ending.entry, f"{process.name}: {ending.result}"
+        if entry.schema == "unchanged" and seen.began:
+            self.say(f"{who}, schema unchanged, but a migration began")
+        if entry.schema == "migrated" and not seen.succeeded:
+            self.say(f"{who}, schema migrated, but no migration succeeded")
+        if not seen.undisturbed:
+            return
+        right = {
+            "deployed": [entry.image] * seen.replicas,
+            "restored": [entry.previous_image] * entry.replicas,
+            "unchanged": [entry.previous_image] * entry.replicas,
+            "stayed-down": [],
+        }[ending.result]
+        if seen.images != right:
+            self.say(f"{who}, but what runs is {seen.images} instead of {right}")
+        if ending.result == "deployed" and entry.job and seen.schema != 2:
+            self.say(f"{who}, but the schema is {seen.schema}")
+
+    def end(self, *, may_stay_down: bool, replicas: tuple[int, ...]) -> None:
+        """All is over, the last run healed what there was to heal."""
+        world, entry = self._world, self.entry
+        down = entry is not None and entry.phase == Phase.DOWN
+        if entry is not None and not (down and may_stay_down):
+            self.say(f"the journal is left in phase {entry.phase}")
+        if world.jobs:
+            self.say(f"jobs are left: {world.jobs}")
+        if bare(world.service.spec) != self.settings:
+            self.say("the settings of the service are not what they were")
+        alive = sorted(task.image for task in world.swarm.world.tasks if task.service_name == APP and task.alive)
+        wanted = [0] if down else replicas
+        if len(alive) not in wanted or world.service.replicas not in wanted or set(alive) - {world.service.image}:
+            self.say(f"in the end {alive} run of {world.service.replicas} × {world.service.image}")
+
+
+def _is_migration(spec: Spec) -> bool:
+    return (spec.get("Labels") or {}).get(KIND_LABEL) == "migration"
