@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """One node; goes on running afterwards, so that the next tests start at once (`make down` removes it)."""
-    sandbox = Sandbox.up()
+    sandbox = Sandbox.up(name="capmig-e2e")
     yield sandbox
     sandbox.close()
 
