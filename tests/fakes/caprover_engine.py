@@ -99,7 +99,7 @@ def _kept(spec: Json) -> Json:
         container.pop("Env", None)
     for network in template.get("Networks", []):
         network["Target"] = NETWORK_ID if network["Target"] == NETWORK else network["Target"]
-    template |= {"ForceUpdate": 0, "Runtime": "container", "Placement": template.get("Placement", {})}
+    template |= {"ForceUpdate": 0, "Runtime": "container"}
     if not spec["EndpointSpec"].get("Ports"):
         spec["EndpointSpec"].pop("Ports", None)
     spec["UpdateConfig"]["MaxFailureRatio"] = 0

@@ -67,6 +67,7 @@ def first_spec(name: str, placeholder_image: str, endpoint_mode: str) -> Json:
         "Labels": {"com.caprover.managed": "true"},
         "TaskTemplate": {
             "ContainerSpec": {"Image": placeholder_image},
+            "Placement": {},
             "LogDriver": {"Name": "json-file", "Options": {"max-size": "512m"}},
         },
         "Mode": {"Replicated": {"Replicas": 1}},
