@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import IO
 
 import docker
 
@@ -53,11 +55,26 @@ class Sandbox:
         ]
         self._docker: docker.DockerClient | None = None
         self._caprover: StandIn | None = None
+        self._lock: IO[str] | None = None
 
     @classmethod
     def up(cls, nodes: int = 1, name: str = "capmig-sandbox") -> Sandbox:
-        """The sandbox of this name, emptied of what earlier tests left; made anew unless all of it already runs."""
+        """The sandbox of this name, emptied of what earlier tests left; made anew unless all of it already runs.
+
+        RuntimeError if another process uses it: two would remove each other's apps.
+        """
         print(f"Sandbox {name}", flush=True)
+        lock = _lock(name)
+        try:
+            sandbox = cls._up(nodes, name)
+        except BaseException:
+            lock.close()
+            raise
+        sandbox._lock = lock
+        return sandbox
+
+    @classmethod
+    def _up(cls, nodes: int, name: str) -> Sandbox:
         with timed("images"):
             local = images.build_all()
             versions = images.variants(local["demoapp"])
@@ -76,11 +93,18 @@ class Sandbox:
 
     def down(self) -> None:
         """Remove the containers, networks and volumes; the images stay for the next time."""
-        self.close()
+        self._forget()
         down(self.name)
+        self.close()
 
     def close(self) -> None:
-        """Close the client and stop the stand-in; the swarm goes on running."""
+        """Stop the stand-in and let other processes use the sandbox; the swarm goes on running."""
+        self._forget()
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def _forget(self) -> None:
         if self._docker:
             self._docker.close()
             self._docker = None
@@ -147,7 +171,7 @@ class Sandbox:
 
     def clean(self) -> None:
         """Take the sandbox back to how it was new: no apps, no stand-in, no databases, nothing of the action's."""
-        self.close()
+        self._forget()
         (self.folder / "caprover.json").unlink(missing_ok=True)
         manager = self.nodes[0]
         for kind in ("service", "config", "secret"):
@@ -233,6 +257,18 @@ class Sandbox:
             command += ["--mount=type=volume,source=db-data,target=/var/lib/postgresql/data"]
             manager.execute(*command, self.postgres_image)
         wait_for("the database", lambda: self.psql("SELECT 1") == [["1"]])
+
+
+def _lock(name: str) -> IO[str]:
+    """The sandbox's lock, held until it is closed."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    lock = (CACHE / f"{name}.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RuntimeError(f"the sandbox {name} is in use by another process") from None
+    return lock
 
 
 def down_all() -> None:
