@@ -56,7 +56,7 @@ class FakeTask:
     lines: list[LogLine] = field(default_factory=list)
     alive: bool = False
     heard: bool = False
-    replaces: FakeTask | None = None  # start-first: stopped once this one runs
+    replaces: list[FakeTask] = field(default_factory=list)  # start-first: stopped once this one runs
     follows: FakeTask | None = None  # stop-first: this one starts once that one has ended
 
     @property

@@ -89,6 +89,7 @@ class Orchestrator:
         """An update: remembers the spec before it, and forgets the status of the last update."""
         service.previous, service.spec = service.spec, copy.deepcopy(spec)
         service.updates += 1
+        self._cancel_update(service)
         self._set_update(service, "", "")
         self._reconcile(service)
 
@@ -98,6 +99,7 @@ class Orchestrator:
             raise AssertionError("there is no previous spec to roll back to")
         service.spec, service.previous = service.previous, None
         service.updates += 1
+        self._cancel_update(service)
         self._set_update(service, "rollback_started", message)
         self._reconcile(service)
 
@@ -160,25 +162,41 @@ class Orchestrator:
                 self._new(service, slot)
             self._replace(service)
 
+    def _cancel_update(self, service: FakeService) -> None:
+        """Tasks that were to replace others no longer do: the updater of the last change stops when the next begins."""
+        for task in self.of(service.id):
+            task.replaces = []
+
     def _replace(self, service: FakeService) -> None:
         """Replace tasks of an older template, as many at a time and in the order that the spec wants."""
         if service.update_state in ("paused", "rollback_paused"):
             return
-        live = self._live(service)
-        stale = [task for task in live if task.spec["TaskTemplate"] != service.spec["TaskTemplate"]]
-        under_way = [task for task in live if task not in stale and task.state != "running"]
-        replaced = [task.replaces for task in live]
-        todo = [task for task in stale if task not in replaced]
-        room = max(0, service.parallelism - len(under_way)) if service.parallelism else len(todo)
-        for old in todo[:room]:
+        slots: dict[tuple[int, str], list[FakeTask]] = {}
+        for task in self._live(service):
+            slots.setdefault((task.slot, task.node_id if service.mode == "Global" else ""), []).append(task)
+        todo, under_way = [], 0
+        for tasks in slots.values():
+            stale = [task for task in tasks if task.spec["TaskTemplate"] != service.spec["TaskTemplate"]]
+            fresh = [task for task in tasks if task not in stale]
+            under_way += sum(task.state != "running" for task in fresh)
+            first = next((task for task in fresh if task.state == "running"), None)
+            if first is not None:
+                for task in tasks:
+                    if task is not first:
+                        self._want(task, "shutdown")
+            elif stale and not fresh:
+                todo.append(stale)
+        room = max(0, service.parallelism - under_way) if service.parallelism else len(todo)
+        for stale in todo[:room]:
             if not service.updating:
                 self._set_update(service, "updating", "update in progress")
-            node_id = old.node_id if service.mode == "Global" else ""
+            slot, node_id = stale[0].slot, stale[0].node_id if service.mode == "Global" else ""
             if service.order == "start-first":
-                self._new(service, old.slot, node_id=node_id).replaces = old
+                self._new(service, slot, node_id=node_id).replaces = stale
             else:
-                self._want(old, "shutdown")
-                self._new(service, old.slot, node_id=node_id, desired="ready").follows = old
+                for task in stale:
+                    self._want(task, "shutdown")
+                self._new(service, slot, node_id=node_id, desired="ready").follows = stale[-1]
         if service.updating:
             self._clock.call_later(service.monitor, partial(self._settle, service, service.updates))
 
@@ -249,9 +267,9 @@ class Orchestrator:
             self.tasks.remove(task)
 
     def _running(self, task: FakeTask) -> None:
-        if task.replaces is not None:
-            self._want(task.replaces, "shutdown")
-            task.replaces = None
+        for old in task.replaces:
+            self._want(old, "shutdown")
+        task.replaces = []
         if task.service_id in self.services:
             self._replace(self.services[task.service_id])
 
@@ -295,7 +313,7 @@ class Orchestrator:
         node_id = task.node_id if service.mode in ("Global", "GlobalJob") else ""
         delay = float(policy.get("Delay", 5 * SECOND)) / SECOND
         fresh = self._new(service, task.slot, node_id=node_id, desired="ready")
-        fresh.replaces = task.replaces if service.updating else None
+        fresh.replaces = task.replaces if service.updating else []
         self._clock.call_later(delay, partial(self._release, fresh))
 
     def _release(self, task: FakeTask) -> None:
