@@ -8,7 +8,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.sandbox.engine import HERE, environment, run, timed
+from tests.sandbox.engine import CACHE, HERE, environment, run, timed
 
 # Where no registry can be reached, a root filesystem made of Debian packages stands in for the public image.
 STAND_INS = {
@@ -51,12 +51,17 @@ def ensure_base(name: str) -> None:
         settings += ["--change", "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt"]
         if "PIP_INDEX_URL" in os.environ:
             settings += ["--change", f"ENV PIP_INDEX_URL={os.environ['PIP_INDEX_URL']}"]
-        with subprocess.Popen([*bootstrap, suite, "-"], stdout=subprocess.PIPE) as root:
+        log = CACHE / f"{suite}.log"
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with (
+            log.open("w") as errors,
+            subprocess.Popen([*bootstrap, suite, "-"], stdout=subprocess.PIPE, stderr=errors) as root,
+        ):
             importing = ["docker", "import", *settings, "-", name]
             subprocess.run(importing, stdin=root.stdout, check=True, env=environment(), stdout=subprocess.DEVNULL)
         if root.returncode != 0:
             run("docker", "rmi", name)
-            raise RuntimeError(f"mmdebstrap failed for {name}: {root.returncode}")
+            raise RuntimeError(f"mmdebstrap failed for {name}:\n{log.read_text()}")
 
 
 def build(folder: Path, *, dockerfile: str = "Dockerfile") -> str:

@@ -197,9 +197,15 @@ class Sandbox:
         return self.nodes[0].execute("docker", "exec", container[0], *command)
 
     def _complete(self, local: Mapping[str, str]) -> bool:
+        """Whether all of it runs, made from today's recipes."""
         wanted = {node.name: local["node"] for node in self.nodes} | {f"{self.name}-registry": local["registry"]}
-        found = _containers(self.name)
-        return found == wanted and all(node.socket.exists() for node in self.nodes)
+        if _containers(self.name) != wanted:
+            return False
+        try:
+            states = self.nodes[0].execute("docker", "node", "ls", "--format={{.Status}}").split()
+        except RuntimeError:
+            return False
+        return states == ["Ready"] * len(self.nodes)
 
     def _create(self, local: Mapping[str, str]) -> None:
         with timed("registry"):
