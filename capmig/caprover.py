@@ -255,7 +255,7 @@ class CapRoverClient:
 
 
 def _registry_of(image: str, registries: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The registry that CapRover takes for an image.
+    """The registry that CapRover takes for an image, where that is the image's own.
 
     Source: https://github.com/caprover/caprover/blob/master/src/user/DockerRegistryHelper.ts
     """
@@ -264,6 +264,8 @@ def _registry_of(image: str, registries: list[dict[str, Any]]) -> dict[str, Any]
         if image.startswith(f"{registry['registryDomain']}/{prefix + '/' if prefix else ''}"):
             return registry
     first, *rest = image.split("/")
-    if len(rest) == 1 or first == "docker.io" or first.endswith((".docker.io", ".docker.com")):
+    # CapRover takes every image with one slash for Docker Hub's; a login must not go to a registry it is not for.
+    a_user = len(rest) == 1 and "." not in first and ":" not in first and first != "localhost"
+    if a_user or first == "docker.io" or first.endswith((".docker.io", ".docker.com")):
         return next((one for one in registries if one["registryDomain"] == "registry-1.docker.io"), None)
     return None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import requests
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 from capmig.errors import CapmigError, CapRoverBusy, CapRoverRefused, FateUnknown
 
@@ -79,7 +79,7 @@ class Transport:
                 stream=True,
             ) as response:
                 text = _read(response, deadline)
-        except (requests.RequestException, TimeoutError) as error:
+        except (requests.RequestException, HTTPError, TimeoutError) as error:
             # Not chained: the address may hold a password, and requests repeats it in some of its errors.
             raise self._transport_error(error, lost) from None
         return self._data(response, text, lost)
@@ -134,7 +134,8 @@ class Transport:
 
 def _read(response: requests.Response, deadline: float) -> str:
     content = b""
-    for chunk in response.iter_content(65536):
+    # Not iter_content: it waits until a chunk is full, and a byte now and then would hold it for hours.
+    while chunk := response.raw.read1(65536, decode_content=True):
         content += chunk
         if len(content) > LARGEST or time.monotonic() > deadline:
             raise TimeoutError("the answer is too long or too slow")
