@@ -1,0 +1,1 @@
+"""Backing up an app's database and bringing it back: which database, with what client, by which jobs."""
