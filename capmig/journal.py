@@ -207,8 +207,9 @@ class Journal:
         entry, lease_end = self._leased(entry, since=since, lease=lease)
         give_up = self._clock.monotonic() + CALL
         while True:
-            config = self._own_config(entry)
-            if config is None:
+            found = self.look()
+            config = self._own(found)
+            if found is not None and found[1] == entry:
                 break
             try:
                 self._swarm.update_config(config, entry.labels())
@@ -240,15 +241,18 @@ class Journal:
     def release(self) -> None:
         """End the journal: the app is in a safe state."""
         give_up = self._clock.monotonic() + CALL
+        asked = ""
         while True:
-            config = self._own_config(None)
-            if config is None:
+            found = self.look()
+            if asked and (found is None or found[0].id != asked):
                 break
+            config = self._own(found)
             self.fence()
             try:
                 self._swarm.remove_config(config)
                 break
             except FateUnknown:
+                asked = config.id
                 if self._clock.monotonic() > give_up:
                     raise
         self._entry = None
@@ -276,24 +280,22 @@ class Journal:
         self._time_offset = now - began
         return replace(entry, expires=now + lease, since=now if since is None else since), began + lease
 
-    def _own_config(self, wanted: Entry | None) -> Config | None:
-        """The config to act on; None when it already is as wanted (which is: gone, for None)."""
-        found = self.look()
-        if found is None:
-            if wanted is None:
-                return None
+    def _own(self, found: tuple[Config, Entry] | None) -> Config:
+        """The config of the journal as it was found, if this process still holds it."""
+        if found is not None and found[1].holder == self.holder:
+            return found[0]
+        if found is None and self._clock.monotonic() < self._lease_end:
             raise JournalGone(
                 f"The journal {self.name} was removed while this run held it.",
                 todo="Look at the app, and deploy again. Let capmig itself remove its journal, or use mode: unlock.",
             )
-        config, entry = found
-        if entry.holder != self.holder:
-            self._entry = None
-            raise Superseded(
-                f"The journal {self.name} is now held by {entry.owner}. {entry.owner_url}".strip(),
-                state="This run has stopped acting; that one brings the app into a safe state.",
-            )
-        return None if wanted is not None and entry == wanted else config
+        self._entry = None
+        # Gone after its lease ran out, it was most likely ended by a run that had taken it over.
+        whose = "gone, ended by another run" if found is None else f"now held by {found[1].owner}. {found[1].owner_url}"
+        raise Superseded(
+            f"The journal {self.name} is {whose}".strip(),
+            state="This run has stopped acting; that one brings the app into a safe state.",
+        )
 
     def _hold(self, entry: Entry, lease_end: float) -> None:
         self._entry = entry
