@@ -35,10 +35,14 @@ def standin(sandbox: Sandbox, tmp_path: Path) -> Iterator[StandIn]:
             standin.delete_app(app["appName"])
 
 
+def read(sandbox: Sandbox, path: str, **params: str) -> Any:
+    """The engine's own words; docker-py would fill defaults in."""
+    api = sandbox.docker.api
+    return api.get(f"{api.base_url}/v{api.api_version}{path}", params=params).json()
+
+
 def inspected(sandbox: Sandbox, name: str) -> dict[str, Any]:
-    """The service without defaults filled in, as only the list has it in docker-py."""
-    services = sandbox.docker.services.list(filters={"name": name})
-    return dict(next(service.attrs for service in services if service.name == name))
+    return dict(read(sandbox, f"/services/{name}"))
 
 
 def comparable(spec: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
@@ -52,17 +56,17 @@ def comparable(spec: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
 
 def running(sandbox: Sandbox, service: str, image: str) -> int:
     """How many tasks of the service run this image."""
-    tasks = sandbox.docker.api.tasks(filters={"service": service})
+    tasks = read(sandbox, "/tasks", filters=json.dumps({"service": [service]}))
     images = [task["Spec"]["ContainerSpec"]["Image"] for task in tasks if task["Status"]["State"] == "running"]
     return images.count(image)
 
 
 def scale(sandbox: Sandbox, service: str, replicas: int) -> None:
     """As an outsider does it: the raw spec posted back with another number."""
-    api, found = sandbox.docker.api, inspected(sandbox, service)
-    found["Spec"]["Mode"]["Replicated"]["Replicas"] = replicas
-    url = f"{api.base_url}/v{api.api_version}/services/{found['ID']}/update"
-    api.post(url, params={"version": found["Version"]["Index"]}, json=found["Spec"]).raise_for_status()
+    api, seen = sandbox.docker.api, inspected(sandbox, service)
+    seen["Spec"]["Mode"]["Replicated"]["Replicas"] = replicas
+    url = f"{api.base_url}/v{api.api_version}/services/{seen['ID']}/update"
+    api.post(url, params={"version": seen["Version"]["Index"]}, json=seen["Spec"]).raise_for_status()
 
 
 def test_swarm__service_is_the_captured_one(standin: StandIn, sandbox: Sandbox) -> None:
@@ -132,13 +136,13 @@ def test_swarm__prunes_others_containers(standin: StandIn, sandbox: Sandbox) -> 
     standin.create_app("web", image)
     mine = sandbox.docker.containers.create(image)
     standin.update_app("web")
-    wait_until(lambda: mine.id not in [found.id for found in sandbox.docker.containers.list(all=True)])
+    wait_until(lambda: mine.id not in [container.id for container in sandbox.docker.containers.list(all=True)])
 
 
 def test_swarm__nodes_have_the_captured_shape(standin: StandIn, sandbox: Sandbox) -> None:
     """One entry for each node of the swarm, with the captured keys."""
     [wanted] = capture("14-nodes")["response"]["body"]["data"]["nodes"]
-    found = standin.api("GET", "/user/system/nodes")["nodes"]
-    assert [{key: type(value) for key, value in node.items()} for node in found] == [
+    nodes = standin.api("GET", "/user/system/nodes")["nodes"]
+    assert [{key: type(value) for key, value in node.items()} for node in nodes] == [
         {key: type(value) for key, value in wanted.items()}
     ] * len(sandbox.nodes)
