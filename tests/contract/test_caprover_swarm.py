@@ -13,6 +13,9 @@ from tests.contract.caprover_replay import capture, wait_until
 from tests.sandbox.caprover.client import ApiError, StandIn
 from tests.sandbox.sandbox import NETWORK, REGISTRY_LOGIN, Sandbox
 
+# The first test may have to build the sandbox's images.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
