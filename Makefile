@@ -30,7 +30,7 @@ test-contract: setup ## the edges and the fakes against real things
 	$(python) -m pytest tests/contract --timeout=300 $(ARGS)
 
 test-e2e: setup ## whole deploys in the sandbox: a real swarm, sshd, PostgreSQL
-	$(python) -m pytest tests/e2e --timeout=300 $(ARGS)
+	$(python) -m pytest tests/e2e --numprocesses=3 --timeout=600 $(ARGS)
 
 demo: setup ## see a deploy and a failed one; KEEP=1 leaves the sandbox up
 	@$(python) -m tests.sandbox.demo

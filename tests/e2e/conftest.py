@@ -1,23 +1,47 @@
-"""What whole deploys need: one sandbox and one built action for all tests, and a new app for each."""
+"""What whole deploys need: one sandbox and one built action for all tests, and new apps for each.
+
+With pytest-xdist each worker has a sandbox of its own, so that no test meets another one's apps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.sandbox import images
 from tests.sandbox.app import DemoApp
+from tests.sandbox.engine import CACHE
 from tests.sandbox.runner import Action, Step
 from tests.sandbox.sandbox import Sandbox
 
 REPOSITORY = Path(__file__).parents[2]
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+MakeApp = Callable[..., DemoApp]
+MakeStep = Callable[..., Step]
+
+
+@contextmanager
+def _one_worker_at_a_time() -> Iterator[None]:
+    """For what fills the engine's cache: the first does the work, the others find it done."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "building.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """One node; goes on running afterwards, so that the next tests start at once (`make down` removes it)."""
-    sandbox = Sandbox.up(name="capmig-e2e")
+    with _one_worker_at_a_time():
+        images.variants(images.build_all()["demoapp"])
+    sandbox = Sandbox.up(name=f"capmig-e2e{WORKER}")
     yield sandbox
     sandbox.close()
 
@@ -25,22 +49,42 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="session")
 def action() -> Iterator[Action]:
     """This action, its image built."""
-    action = Action.build(REPOSITORY)
+    with _one_worker_at_a_time():
+        action = Action.build(REPOSITORY)
     yield action
     action.remove()
 
 
 @pytest.fixture
-def app(sandbox: Sandbox) -> Iterator[DemoApp]:
-    """A new app: v1 on schema 1, two replicas, a thousand rows. Afterwards nothing is left of it or of its deploys."""
+def make_app(sandbox: Sandbox) -> Iterator[MakeApp]:
+    """Makes apps, as `DemoApp.create` does. Afterwards nothing is left of them or of their deploys."""
     try:
-        yield DemoApp.create(sandbox)
+        yield partial(DemoApp.create, sandbox)
     finally:
         sandbox.clean()
 
 
 @pytest.fixture
-def step(action: Action, sandbox: Sandbox) -> Iterator[Step]:
+def app(make_app: MakeApp) -> DemoApp:
+    """A new app: v1 on schema 1, two replicas, a thousand rows."""
+    return make_app()
+
+
+@pytest.fixture
+def make_step(action: Action, sandbox: Sandbox) -> Iterator[MakeStep]:
+    """Makes steps of jobs that use this action."""
+    steps: list[Step] = []
+
+    def make(job: str = "deploy", socket: Path | None = None) -> Step:
+        steps.append(Step(action, sandbox.name, job=job, socket=socket))
+        return steps[-1]
+
+    yield make
+    for step in steps:
+        step.close()
+
+
+@pytest.fixture
+def step(make_step: MakeStep) -> Step:
     """A step of a job that uses this action."""
-    with Step(action, sandbox.name) as step:
-        yield step
+    return make_step()

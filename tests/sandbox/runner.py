@@ -74,11 +74,15 @@ class Step:
     `run` is `start` and `wait`. After it, or after a cancel, `post` runs what the runner runs at the job's end.
     """
 
-    def __init__(self, action: Action, network: str, *, job: str = "deploy") -> None:
-        """`network`: the job's docker network, where the action's container reaches what it needs."""
+    def __init__(self, action: Action, network: str, *, job: str = "deploy", socket: Path | None = None) -> None:
+        """`network`: the job's docker network, where the action's container reaches what it needs.
+
+        `socket`: the runner's Docker socket as the container sees it, if the runner is to look like another machine.
+        """
         self._action = action
         self._network = network
         self._job = job
+        self._socket = socket
         self._run_id = str(secrets.randbelow(10**10))
         self._folder = Path(tempfile.mkdtemp(prefix="runner-"))
         for name in ("_github_home", "_github_workflow", "_runner_file_commands", "workspace"):
@@ -152,12 +156,22 @@ class Step:
 
     def kill_container(self) -> None:
         """The container dies at once, as when the runner's machine is lost."""
-        run("docker", "kill", self._containers[-1], check=False)
+        run("docker", "kill", self.container, check=False)
         self.wait(timeout=60)
+
+    @property
+    def container(self) -> str:
+        """The name of the last start's container."""
+        return self._containers[-1]
+
+    @property
+    def folder(self) -> Path:
+        """All that the runner mounts into the container, but for its Docker socket."""
+        return self._folder
 
     def container_runs(self) -> bool:
         """Whether the container of the last start runs, even if its client was killed."""
-        state = run("docker", "inspect", "--format={{.State.Running}}", self._containers[-1], check=False)
+        state = run("docker", "inspect", "--format={{.State.Running}}", self.container, check=False)
         return state.strip() == "true"
 
     def close(self) -> None:
@@ -200,8 +214,8 @@ class Step:
             command += ["--entrypoint", entrypoint]
         command += ["--network", self._network]
         mounts = {
-            # The runner's own engine, where nothing of the deploy may happen.
-            engine.socket(): "/var/run/docker.sock",
+            # The runner's own engine, where nothing of the deploy may happen unless it is the manager's too.
+            self._socket or engine.socket(): "/var/run/docker.sock",
             self._folder: "/github/runner_temp",
             self._folder / "_github_home": "/github/home",
             self._folder / "_github_workflow": "/github/workflow",
