@@ -45,6 +45,7 @@ class Guard:
             hand.log.warning(self._who(digest(service.spec) != self._digest, len(alive)))
             self._digest = digest(service.spec)
             service = scale(hand, self._name, 0)
+            hand.journal.fence()
             hand.swarm.stop_containers(service, grace(service))
             return False
         finally:

@@ -161,6 +161,7 @@ def _removed(hand: Hand, job: Service, grace: float) -> bool | None:
             return None
     alive = [task for task in hand.swarm.tasks(job) if not task.ended]
     if alive:
+        hand.journal.fence()
         hand.swarm.stop_containers(job, grace)
         return None
     return True

@@ -93,6 +93,7 @@ def drain(hand: Hand, name: str) -> None:
     before = service_of(hand, name).replicas
     service = scale(hand, name, 0)
     # The swarm itself sends SIGTERM only some 3 s after the scale, and what it has begun to stop cannot be hastened.
+    hand.journal.fence()
     hand.swarm.stop_containers(service, grace(service))
     alive: list[Task] = []
 
@@ -228,7 +229,7 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
             )
         tasks = hand.swarm.tasks(service)
         _must_not_crash([task for task in tasks if task.id not in old_ends], image)
-        alive = [task for task in tasks if not task.ended]
+        alive = [task for task in tasks if not task.ended and not _never_placed(task)]
         running = [
             task for task in alive if task.state == "running" and task.desired == "running" and task.image == image
         ]
@@ -257,6 +258,11 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
             f"{image} does not run as it should after {timeout:.0f} s: {seen}.{answered}",
             todo=f"See why with: docker service ps --no-trunc {name}; docker service logs {name}",
         ) from error
+
+
+def _never_placed(task: Task) -> bool:
+    """An update overtook this task before it had a node: it keeps that state for ever, and never runs."""
+    return not task.node_id and task.desired == "shutdown"
 
 
 def _must_be_ours(service: Service, image: str) -> None:
