@@ -1,4 +1,4 @@
-"""One seed: a world, a few processes that fail in it, perhaps a meddling person, and a last run that must heal it all."""
+"""One seed: a world, processes that fail in it, perhaps a meddling person, and a last run that must heal it all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Scenario:
         self.clock = Scheduler(Random(random.random()))
         self.replicas = random.choice((0, 1, 2, 2, 3)) if random.random() < 0.3 else 2
         self.world = self._world()
-        self.witness = Witness(self.world, self.clock.monotonic)
+        self.witness = Witness(self.world, self.clock.monotonic, replicas=self.replicas)
         self.faults = Faults(self.clock, self.world, self.witness.effect)
         self.clock.each_step = self.witness.step
         self.stay_down = random.random() < 0.25

@@ -43,8 +43,9 @@ def bare(spec: Spec) -> Spec:
 class Witness:
     """Collects what is wrong, in sentences."""
 
-    def __init__(self, world: World, now: Callable[[], float]) -> None:
+    def __init__(self, world: World, now: Callable[[], float], *, replicas: int) -> None:
         self.wrong: list[str] = []
+        self.replicas = replicas
         self.settings = bare(world.service.spec)  # a person may change them
         self.starter = ""  # who gave the app replicas last; nobody, before the first
         self.person_acted = -1e9
@@ -88,7 +89,13 @@ class Witness:
         if service is None:
             return
         down = service.spec["Mode"]["Replicated"]["Replicas"] == 0
-        if down and entry is None and self.starter not in ("", PERSON) and not self.unlocked_by_person:
+        if (
+            down
+            and self.replicas
+            and entry is None
+            and self.starter not in ("", PERSON)
+            and not self.unlocked_by_person
+        ):
             self.say("the app is at 0 replicas, and there is no journal")
 
     def _follow_jobs(self) -> None:
