@@ -8,6 +8,8 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import requests
+
 from tests.sandbox.engine import CACHE, HERE, environment, run, timed
 
 # Where no registry can be reached, a root filesystem made of Debian packages stands in for the public image.
@@ -103,10 +105,22 @@ def variants(demoapp: str) -> dict[str, str]:
     return names
 
 
-def push(local: str, remote: str) -> None:
-    """Copy an image of the outer engine into the registry, under the registry's name for it."""
+def push(local: str, registry: str, name: str, tag: str) -> None:
+    """Copy an image of the outer engine into the registry at this address, unless it is there."""
+    answer = requests.get(
+        f"http://{registry}/v2/{name}/manifests/{tag}",
+        headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
+        timeout=60,
+    )
+    if answer.ok:
+        # An engine's ID of an image is one or the other, depending on how it stores images.
+        there = {answer.json().get("config", {}).get("digest"), answer.headers["Docker-Content-Digest"]}
+        if run("docker", "image", "inspect", "--format={{.Id}}", local).strip() in there:
+            return
+    remote = f"{registry}/{name}:{tag}"
     run("docker", "tag", local, remote)
     run("docker", "push", "--quiet", remote)
+    run("docker", "rmi", "--no-prune", remote)
 
 
 def _exists(name: str) -> bool:

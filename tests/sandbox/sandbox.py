@@ -20,6 +20,8 @@ from tests.sandbox.node import Node
 NETWORK = "captain-overlay-network"
 DATABASE_SERVICE = "srv-captain--db"
 DATABASE_PASSWORD = "pass-of-postgres"
+# Shared by all sandboxes and kept when they go, as the images are: copying them anew takes longest.
+REGISTRY_VOLUME = "capmig-registry-data"
 REGISTRY_LOGIN = ("reader", "pass-of-reader")
 
 
@@ -94,8 +96,10 @@ class Sandbox:
     def down(self) -> None:
         """Remove the containers, networks and volumes; the images stay for the next time."""
         self._forget()
-        down(self.name)
-        self.close()
+        try:
+            down(self.name)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Stop the stand-in and let other processes use the sandbox; the swarm goes on running."""
@@ -212,7 +216,7 @@ class Sandbox:
             self.folder.mkdir(parents=True, exist_ok=True)
             command = ["docker", "run", "--detach", f"--name={self.name}-registry", f"--network={self.name}"]
             command += ["--network-alias=registry", f"--ip={self.gateway[:-1]}2", "--label=capmig.sandbox=registry"]
-            command += ["--publish=127.0.0.1::5000", "--volume=capmig-sandbox-registry:/var/lib/docker-registry"]
+            command += ["--publish=127.0.0.1::5000", f"--volume={REGISTRY_VOLUME}:/var/lib/docker-registry"]
             run(*command, local["registry"])
         with timed("nodes"):
             keys = self._make_keys()
@@ -248,9 +252,12 @@ class Sandbox:
     def _fill_registry(self, postgres: str, versions: Mapping[str, str]) -> None:
         port = run("docker", "port", f"{self.name}-registry", "5000/tcp").rpartition(":")[2].strip()
         registry = f"127.0.0.1:{port}"
-        images.push(postgres, f"{registry}/postgres:15")
-        for version, local in versions.items():
-            images.push(local, f"{registry}/demo:{version}")
+        # Sandboxes share the volume, and a registry does not expect another one's half-written files.
+        with (CACHE / "registry.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            images.push(postgres, registry, "postgres", "15")
+            for version, local in versions.items():
+                images.push(local, registry, "demo", version)
 
     def _ensure_database(self) -> None:
         """Start PostgreSQL unless it runs."""
@@ -287,7 +294,8 @@ def down(name: str) -> None:
     """Remove a sandbox's containers, network and volumes, complete or not."""
     for container in _containers(name):
         run("docker", "rm", "--force", "--volumes", container)
-        run("docker", "volume", "rm", "--force", container)
+        # A node's volume is named like its container; the registry has none of its own.
+        run("docker", "volume", "rm", "--force", container, check=False)
     run("docker", "network", "rm", name, check=False)
     shutil.rmtree(CACHE / name, ignore_errors=True)
 
