@@ -222,8 +222,7 @@ def configuration(manager: SshManager, folder: Path, limits: Limits) -> str:
 Host {_MANAGER}
   HostName {manager.host.replace("%", "%%")}
   Port {manager.port}
-{jump}  LogLevel ERROR
-  ExitOnForwardFailure yes
+{jump}  ExitOnForwardFailure yes
   StreamLocalBindUnlink yes
 
 Host *

@@ -248,6 +248,15 @@ def test_ensure__tells_of_an_engine_that_went_away(place: Place, way: str) -> No
     assert "Docker does not answer" in str(lost.value)
 
 
+def test_bridge__never_logs_in_by_itself(place: Place) -> None:
+    """Without the master a bridged connection ends at once: a login is the affair of ensure, which has a bound."""
+    server = place.sshd(options="restrict")
+    connection = place.connect(manager(server, place.key.private))
+    kill_master(connection)
+    assert not answers(connection.socket, PATIENCE)
+    assert server.log().count("Accepted publickey") == 1
+
+
 def test_keepalive__ends_the_streams_of_a_frozen_peer(place: Place, way: str) -> None:
     """A client that only reads would wait for ever: ssh notices the silence, and the read ends."""
     server = place.sshd(options=way)
@@ -328,8 +337,13 @@ def test_files__are_private(place: Place) -> None:
 def test_signals__of_our_process_group_do_not_reach_ssh(place: Place, way: str) -> None:
     """A SIGINT to the step must leave the connection, which recovery needs."""
     connection = place.connect(manager(place.sshd(options=way), place.key.private))
-    groups = {os.getpgid(pid) for pid in processes(folder_of(connection))}
-    assert groups
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(connection.socket))
+        client.sendall(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")
+        assert client.recv(4) == b"HTTP"
+        groups = {os.getpgid(pid) for pid in processes(folder_of(connection))}
+    assert len(groups) == (2 if way else 1)  # the master, and the session of a bridged client
     assert os.getpgid(0) not in groups
 
 
