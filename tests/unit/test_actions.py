@@ -172,6 +172,15 @@ def test_output_of__control_characters() -> None:
     assert run.lines == ["  job │ red\tand bell�", "  job │ 10%", "  job │ 20%", "  job │ ", "  job │ �2Jend"]
 
 
+@pytest.mark.parametrize("text", ["::error::x", "  ::stop-commands::x", "\x1b[0m::error::x", "so: ##[error]x"])
+def test_info__quoted_command(text: str) -> None:
+    """A text of ours that quotes a command, such as an engine's error, does not issue it."""
+    run = Run(ON_GITHUB)
+    run.reporter.info(text)
+    assert "x" in run.text
+    assert not COMMAND.search(run.text)
+
+
 @given(st.lists(st.text(st.characters() | st.sampled_from(":#[]\r\n\x1b"))))
 def test_output_of__any_lines(lines: list[str]) -> None:
     """No line of another program is a command, even for a runner that does not know stop-commands."""

@@ -73,6 +73,11 @@ def test_secrets_in_env__percent_encoded_url(password: str, user: str) -> None:
     assert password in found
 
 
+def test_secrets_in_env__plus_in_url() -> None:
+    """Some programs read `+` in a URL as a space, others do not: both readings are found."""
+    assert {"a+b@c", "a b@c"} <= set(secrets_in_env(["X=postgres://shop:a+b%40c@db/shop"]))
+
+
 @given(st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1), PLAIN)
 def test_secrets_in_env__raw_url(password: str, user: str) -> None:
     """A password that should have been percent-encoded and was not (`@`, `/`, `#`) is found all the same."""
@@ -125,5 +130,6 @@ def test_redact__nothing_left(text: str, secrets: list[str]) -> None:
 
 
 def test_redact__overlapping() -> None:
-    """Two secrets that overlap leave no rest of either."""
+    """Two occurrences that overlap leave no rest of either."""
     assert redact("see abcdefgh.", ["abcdef", "defgh"]) == "see ***."
+    assert redact("see ababab.", ["abab"]) == "see ***."
