@@ -8,13 +8,12 @@ COPY requirements.txt /app/
 RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --only-binary=:all: --require-hashes -r /app/requirements.txt
 
-# The runner starts the post step with --entrypoint and no arguments, so it needs a program of its own. The shell gives way
-# to Python (exec), which is then the first process and gets the runner's signals.
-RUN printf '#!/bin/sh\nexec /opt/venv/bin/python -Eu /app/entrypoint.py post\n' > /usr/local/bin/capmig-post \
-    && chmod 755 /usr/local/bin/capmig-post
-
 COPY capmig /app/capmig
 COPY entrypoint.py /app/
+
+# The runner starts the post step with --entrypoint and no arguments, so it needs a program of its own. No shell in between:
+# it would swallow the runner's signals, and Debian's drops the inputs, whose names have hyphens.
+RUN chmod 755 /app/entrypoint.py && ln -s /app/entrypoint.py /usr/local/bin/capmig-post
 
 # Root, because the runner's mounts belong to root. -E: a PYTHONPATH of the workflow must not bring in other modules.
 # -u: log lines appear when they are written.

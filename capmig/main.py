@@ -22,7 +22,7 @@ from capmig.inputs import Inputs, LocalManager, Mode, parse
 from capmig.journal import Journal
 from capmig.plan import Plan
 from capmig.ports import Credentials
-from capmig.preflight import look, preflight
+from capmig.preflight import also_of_caprover, look, preflight
 from capmig.swarm import DockerSwarm
 from capmig.timeline import Timeline
 from capmig.watch import Watch
@@ -43,6 +43,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stream: TextIO = sys.s
         _mask(log, inputs)
         outcome = _run(inputs, log, timeline, cancelled, post=post)
     except CapmigError as error:
+        if post and isinstance(error, Refused):
+            log.warning(f"The post step could not see whether the deploy was left unfinished: {error.what}")
+            log.end()
+            return 0
         outcome = endings.of_error(error, environ, timeline.stages())
     return _tell(log, outcome, post=post)
 
@@ -52,12 +56,17 @@ def _run(
 ) -> endings.Ended:
     with ExitStack() as stack:
         timeline.step("Connect to the swarm manager")
-        swarm = DockerSwarm(*stack.enter_context(_manager(inputs, log)), clock=time)
-        stack.callback(swarm.close)
         caprover = CapRoverClient(
             inputs.server, inputs.app, token=inputs.token, password=inputs.password, otp=inputs.otp
         )
         stack.callback(caprover.close)
+        try:
+            swarm = DockerSwarm(*stack.enter_context(_manager(inputs, log)), clock=time)
+        except Refused as refused:
+            if post or inputs.mode is not Mode.DEPLOY:
+                raise
+            raise also_of_caprover(refused, caprover, inputs) from refused
+        stack.callback(swarm.close)
         journal = Journal(
             swarm, time, log, app=inputs.app, owner=inputs.owner.id, owner_url=inputs.owner.url, holder=uuid.uuid4().hex
         )

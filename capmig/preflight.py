@@ -43,6 +43,14 @@ def check_caprover(caprover: CapRoverClient, inputs: Inputs) -> tuple[list[str],
         raise Refused([f"server: {error.what}"], todo=error.todo) from error
 
 
+def also_of_caprover(refused: Refused, caprover: CapRoverClient, inputs: Inputs) -> Refused:
+    """What was refused already, and what is wrong with CapRover's inputs besides."""
+    problems = Problems()
+    problems.of(lambda: check_caprover(caprover, inputs))
+    todo = [text for text in (refused.todo, *problems.todo) if text]
+    return Refused([*refused.problems, *problems.lines], todo="\n".join(todo))
+
+
 def look(swarm: Swarm, inputs: Inputs) -> Plan:
     """The plan, from what the swarm says now."""
     return plan.make_plan(

@@ -87,7 +87,7 @@ def summary(outcome: Outcome) -> str:
         ("Image now", code(outcome.deployed_image)),
         ("Migration", _migration(outcome)),
         ("Schema", code(outcome.schema_state)),
-        ("Downtime", "unknown" if outcome.downtime is None else duration(outcome.downtime)),
+        ("Downtime", _downtime(outcome)),
         ("Failed while", code(outcome.failed_phase)),
     ]
     blocks = [
@@ -129,6 +129,12 @@ def fenced(text: str) -> str:
     clean = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text.replace("\r\n", "\n")).strip("\n")
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", clean)), default=0))
     return f"{fence}text\n{clean}\n{fence}"
+
+
+def _downtime(outcome: Outcome) -> str:
+    if outcome.downtime is not None:
+        return duration(outcome.downtime)
+    return "not over yet" if outcome.result in ("stayed-down", "needs-person") else "none"
 
 
 def _migration(outcome: Outcome) -> str:

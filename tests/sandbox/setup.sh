@@ -28,6 +28,7 @@ packages() {
 		ip iproute2
 		iptables iptables
 		setsid util-linux
+		npm npm
 	END
     python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)

@@ -77,8 +77,10 @@ def test_action__outputs() -> None:
 
 
 def test_action__post_step() -> None:
-    """The post step's program is one that the Dockerfile makes."""
-    assert f"> {ACTION['runs']['post-entrypoint']}" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    """The post step's program is one that the Dockerfile makes, and whose name the entrypoint knows."""
+    program = ACTION["runs"]["post-entrypoint"]
+    assert f"ln -s /app/entrypoint.py {program}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f'"{Path(program).name}"' in (ROOT / "entrypoint.py").read_text(encoding="utf-8")
 
 
 def test_readme__inputs() -> None:
