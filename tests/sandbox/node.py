@@ -71,6 +71,9 @@ class Node:
 
     def execute(self, *command: str) -> str:
         """Run a program on the node; its output."""
+        if command[0] == "docker":
+            # The same through the node's socket takes a tenth of the time.
+            return run("docker", "--host", f"unix://{self.socket}", *command[1:])
         return run("docker", "exec", self.name, *command)
 
     def pause(self) -> None:
