@@ -57,7 +57,9 @@ def lock(hand: Hand, look: Callable[[], Plan]) -> Plan:
             # Its replicas and image, and how long it has been down, stay what they were before it was stopped.
             plan = look()
             facts = {key: value for key, value in _facts(plan).items() if key not in ("replicas", "previous_image")}
-            hand.journal.write(phase=Phase.PREPARING, asked=False, job="", exit_code=None, reason="", **facts)
+            hand.journal.write(
+                phase=Phase.PREPARING, schema_was=left.schema, asked=False, job="", exit_code=None, reason="", **facts
+            )
             return plan
         try:
             ending = recover(hand)

@@ -67,6 +67,7 @@ class Entry:
     job_deadline: float = 0.0
     exit_code: int | None = None  # of the migration, once known
     schema: str = "unchanged"
+    schema_was: str = "unchanged"  # before this deploy's migration, which another deploy may have left half done
     stamp: str = ""  # CapRover's random label before the deploy was asked for
     asked: bool = False  # CapRover was, or may have been, asked to deploy the new image
     touched: bool = False  # a task of the app ran, or its spec was changed, while it should have been stopped

@@ -144,7 +144,7 @@ def ask_and_see_it_land(hand: Hand, name: str, image: str, git_hash: str, *, sta
     """
     clock, timeout = hand.clock, hand.settings.deploy_timeout
     asked_at = clock.monotonic() if asked else None
-    patience = max(LOST_AFTER, timeout / 2)
+    patience = LOST_AFTER
     failing_since: float | None = None
     last = "CapRover has accepted the deploy and did not come to it"
 

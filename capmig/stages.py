@@ -86,7 +86,7 @@ def _see_migration_end(hand: Hand) -> None:
         hand.log.info("The migration succeeded.")
         return
     never_ran = ended.exit_code is None and ended.state == "rejected"
-    hand.journal.write(exit_code=ended.exit_code, schema="unchanged" if never_ran else "unknown")
+    hand.journal.write(exit_code=ended.exit_code, schema=entry.schema_was if never_ran else "unknown")
     how = f"exit code {ended.exit_code}" if ended.exit_code is not None else f"{ended.state}: {ended.error}"
     raise DeployFailed(
         f"The migration failed ({how}).", todo="Its output is above. Mend the migration and deploy again."

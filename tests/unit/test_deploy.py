@@ -220,3 +220,21 @@ def test_deploy__service_gone_needs_a_person() -> None:
     world.clock.call_later(8.0, lambda: world.swarm.direct.remove_service(world.service))
     with pytest.raises(NeedsPerson, match=APP):
         world.deploy()
+
+
+def test_deploy__a_migration_that_cannot_start_leaves_the_schema_as_it_was() -> None:
+    """Half-done stays half-done: the next migration's failure to start does not make the database unchanged."""
+    world = World()
+    world.new_image(migration=Run(duration=1.0, exit_code=3))
+    world.deploy(inputs(on_failure="stay-down"))
+    world.new_image()
+    removed = world.swarm.images.pop
+
+    def lose_the_image(name: str, args: tuple[object, ...]) -> None:
+        if name == "stop_containers":
+            removed(NEW, None)
+
+    world.swarm.after_call = lose_the_image
+    report = world.deploy(inputs(on_failure="stay-down"))
+    assert report.ending.result == "stayed-down"
+    assert report.ending.entry.schema == "unknown"
