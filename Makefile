@@ -1,6 +1,6 @@
 # `make test` is all that must pass. On Debian or Ubuntu, as root or with sudo, it installs what is missing (tests/sandbox/setup.sh).
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint test-unit test-contract test-e2e demo down lock
+.PHONY: help setup test lint test-unit simulate test-contract test-e2e demo down lock
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -25,6 +25,9 @@ lint: $(installed) ## style, types, and the action's metadata
 
 test-unit: $(installed) ## seconds; needs nothing but Python
 	$(python) -m pytest tests/unit tests/simulation $(ARGS)
+
+simulate: $(installed) ## 20,000 seeds of interleaved, failing, dying runs; SEEDS="17 18" prints the schedules of these
+	$(python) -m tests.simulation $(or $(SEEDS),--seeds 20000)
 
 test-contract: setup ## the edges and the fakes against real things
 	$(python) -m pytest tests/contract --timeout=300 $(ARGS)

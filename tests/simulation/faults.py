@@ -47,6 +47,12 @@ class Process:
     random: Random
     calls: int = 0
     after: Callable[[], None] | None = None  # what happens once the call under way has taken effect
+    ended: bool = False
+
+    @property
+    def well(self) -> bool:
+        """It lives, and nothing happens to it."""
+        return not self.ended and self.weather == Weather()
 
 
 class Faults:

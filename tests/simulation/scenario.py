@@ -16,11 +16,13 @@ from capmig.inputs import Inputs
 from capmig.preflight import look
 from tests.fakes.swarm import Run, app_spec, fake_node
 from tests.fakes.world import APP, NEW, OLD, World, inputs
+from tests.simulation import disturbances
 from tests.simulation.faults import Faults, Process, Weather
 from tests.simulation.scheduler import Killed, Scheduler
 from tests.simulation.witness import Witness
 
 THIRD = "registry/web:3"
+IMAGES = (NEW, THIRD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +49,13 @@ class Scenario:
         self.world = self._world()
         self.witness = Witness(self.world, self.clock.monotonic, replicas=self.replicas)
         self.faults = Faults(self.clock, self.world, self.witness.effect)
+        self.began = self.clock.monotonic()
         self.clock.each_step = self.witness.step
         self.stay_down = random.random() < 0.25
         self.timeout = random.choice((5.0, 20.0))
         self.rough = random.random() < 0.8
+        self.images = (OLD, *IMAGES)
+        self.also_replicas: set[int] = set()  # that the app may end with, by the hand of a person
         self.endings: list[str] = []
         self._count = 0
 
@@ -71,7 +76,7 @@ class Scenario:
         )
         world.caprover.instance_count = self.replicas
         world.swarm.images[OLD] = Run(stopping=random.choice((0.05, 0.05, 1.0, 20.0)))
-        for image in (NEW, THIRD):
+        for image in IMAGES:
             world.new_image(image=image, serves=self._serves(), migration=self._migrates())
         return world
 
@@ -98,7 +103,9 @@ class Scenario:
     def play(self) -> Outcome:
         for number in range(self.random.choice((1, 1, 1, 2, 2, 3))):
             self._add_run(0.0 if number == 0 else self.random.uniform(0.0, 120.0))
+        disturbances.add(self)
         self.clock.run()
+        disturbances.end(self)
         self.clock.sleep(self.random.choice((0.0, 20.0, 200.0)))
         self._heal()
         self.clock.run()
@@ -171,8 +178,7 @@ class Scenario:
 
         def heal() -> None:
             self._act(process, act, must_succeed=True)
-            replicas = (self.replicas,)
-            self.witness.end(may_stay_down=self.stay_down, replicas=replicas)
+            self.witness.end(may_stay_down=self.stay_down, replicas=tuple({self.replicas, *self.also_replicas}))
 
         self.clock.add(0.0, process.name, heal)
 
@@ -184,7 +190,7 @@ class Scenario:
             asked=asked, owner=owner, cancelled=lambda: cancelled_at is not None and clock.monotonic() >= cancelled_at
         )
         process = Process(name=name, holder=hand.journal.holder, weather=weather, random=Random(self.random.random()))
-        self.faults.processes[name] = process
+        self.faults.processes[name] = self.witness.processes[process.holder] = process
         return process, replace(hand, caprover=self.faults)
 
     def _act(self, process: Process, act: Callable[[], None], *, must_succeed: bool = False) -> None:
@@ -202,6 +208,8 @@ class Scenario:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a bug to tell of
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.witness.say(f"{process.name} breaks: {error!r} at {where.filename}:{where.lineno}")
+        finally:
+            process.ended = True
 
     def _deploy(self, process: Process, hand: Hand, asked: Inputs) -> None:
         report = deploy(hand, lambda: look(self.world.swarm, asked))

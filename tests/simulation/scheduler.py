@@ -65,7 +65,10 @@ class Scheduler(FakeClock):
 
     def call_later(self, seconds: float, fn: Callable[[], None]) -> None:
         def act() -> None:
-            fn()
+            try:
+                fn()
+            except Exception as error:  # noqa: BLE001 - `run` raises it once all have ended
+                self._errors.append(error)
             self.each_step()
 
         super().call_later(seconds, act)

@@ -15,7 +15,9 @@ from tests.fakes.world import APP, World
 from tests.simulation.faults import Process
 
 PERSON = "a person"
-SEEN_WITHIN = 60.0  # seconds in which a living run has noticed that somebody started the app
+SETTLES = 60.0  # seconds after a person's act in which a report may be overtaken by it
+TOUCHED_WITHIN = 8.0  # seconds in which an undisturbed owner has written that somebody started the app…
+STOPPED_WITHIN = 25.0  # …and has stopped it, its grace period included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class Witness:
         self.starter = ""  # who gave the app replicas last; nobody, before the first
         self.person_acted = -1e9
         self.unlocked_by_person = False
+        self.processes: dict[str, Process] = {}  # by holder
         self.ends: dict[str, Seen] = {}  # by holder
         self._world = world
         self._now = now
@@ -59,6 +62,7 @@ class Witness:
         self._config: Config | None = None
         self._entry: Entry | None = None
         self._services: set[str] = set()
+        self._intruded: float | None = None
 
     def say(self, what: str) -> None:
         self.wrong.append(f"{self._now():.2f}: {what}")
@@ -85,6 +89,7 @@ class Witness:
         closed = entry is not None and entry.phase in (Phase.MIGRATING, Phase.MIGRATED)
         if app and (jobs or closed) and self.starter != PERSON:
             self.say(f"{app} processes of the app run while the database is migrated (started by {self.starter})")
+        self._follow_intruder(app, entry)
         service = next((each for each in orchestrator.services.values() if each.name == APP), None)
         if service is None:
             return
@@ -97,6 +102,19 @@ class Witness:
             and not self.unlocked_by_person
         ):
             self.say("the app is at 0 replicas, and there is no journal")
+
+    def _follow_intruder(self, app: int, entry: Entry | None) -> None:
+        """Whatever a person starts during a migration is seen and stopped in time, if its owner is well."""
+        owner = self.processes.get(entry.holder) if entry is not None else None
+        if not app or entry is None or entry.phase != Phase.MIGRATING or owner is None or not owner.well:
+            self._intruded = None
+            return
+        self._intruded = self._now() if self._intruded is None else self._intruded
+        since = self._now() - self._intruded
+        if since > TOUCHED_WITHIN and not entry.touched:
+            self.say("a person started the app during the migration, and the journal does not say so")
+        if since > STOPPED_WITHIN:
+            self.say("a person started the app during the migration, and the guard does not stop it")
 
     def _follow_jobs(self) -> None:
         history = self._world.swarm.history
@@ -116,6 +134,10 @@ class Witness:
         self.person_acted = self._now()
         if starts:
             self.starter = PERSON
+
+    def change_settings(self, spec: Spec) -> None:
+        """A person gives the app other settings, which nobody may change back."""
+        self.settings = bare(spec)
 
     def effect(self, process: Process, act: str, args: tuple[Any, ...]) -> None:
         """An act of a process has just taken effect."""
@@ -140,7 +162,8 @@ class Witness:
         if act == "update_service":
             if bare(args[1]) != self.settings:
                 self.say(f"{process.name} changes more than replicas and image")
-            self.starter = process.name
+            if args[1]["Mode"]["Replicated"]["Replicas"]:
+                self.starter = process.name
         elif act == "deploy":
             self.starter = process.name
 
@@ -154,7 +177,7 @@ class Witness:
             schema=self._world.schema,
             began=bool(states),
             succeeded="complete" in states,
-            undisturbed=self._now() - self.person_acted > SEEN_WITHIN,
+            undisturbed=self._now() - self.person_acted > SETTLES,
         )
 
     def report(self, process: Process, ending: Ending) -> None:
@@ -188,7 +211,7 @@ class Witness:
         if bare(world.service.spec) != self.settings:
             self.say("the settings of the service are not what they were")
         alive = sorted(task.image for task in world.swarm.world.tasks if task.service_name == APP and task.alive)
-        wanted = [0] if down else replicas
+        wanted = (0,) if down else replicas
         if len(alive) not in wanted or world.service.replicas not in wanted or set(alive) - {world.service.image}:
             self.say(f"in the end {alive} run of {world.service.replicas} × {world.service.image}")
 
