@@ -287,7 +287,8 @@ def _must_not_crash(tasks: list[Task], image: str) -> None:
         why = sorted({task.error or f"exit code {task.exit_code}" for task in crashed})
         raise DeployFailed(
             f"{image} does not stay up: {len(crashed)} tasks of it ended ({'; '.join(why)}).",
-            todo="See the app's log in CapRover's dashboard.",
+            # The engine reports an unhealthy container that it stopped as complete, with exit code 0 and no word more.
+            todo="See the app's log in CapRover's dashboard. If its health check fails, the swarm ends it just so.",
         )
 
 
