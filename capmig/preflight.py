@@ -64,8 +64,8 @@ def look(swarm: Swarm, inputs: Inputs) -> Plan:
 def check_images(swarm: Swarm, inputs: Inputs, credentials: Credentials | None) -> None:
     """Refused when a registry does not give an image that will be needed."""
     images = {"image": inputs.image}
-    if inputs.migration is not None:
-        images.setdefault("migrate-image", inputs.migration.image)
+    if inputs.migration is not None and inputs.migration.image != inputs.image:
+        images["migrate-image"] = inputs.migration.image
     problems = []
     for name, image in images.items():
         try:

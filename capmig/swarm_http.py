@@ -148,7 +148,7 @@ def _check(answer: requests.Response, what: str, *, mutation: bool = False) -> N
         raise FateUnknown(f"{what}: the swarm's managers did not agree in time ({words}).")
     if mutation and _says(answer, NO_LEADER):
         raise LinkLost(f"{what}: the swarm has no leader now; nothing was changed ({words}).")
-    raise EngineRefused(f"The Docker engine refused {what}: {words}", status=answer.status_code)
+    raise EngineRefused(f"{words} (the Docker engine's answer to {what})", status=answer.status_code)
 
 
 def _words(answer: requests.Response) -> str:
