@@ -139,9 +139,14 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str) -> En
     )
 
 
-def stop(hand: Hand, name: str, grace: float = 10.0) -> None:
-    """Remove the job and prove that its task is gone; one that is gone already is no error."""
+def stop(hand: Hand, name: str, *, known_id: str = "", grace: float = 10.0) -> None:
+    """Remove the job and prove that its task is gone; one that is gone already is no error.
+
+    `known_id`: the ID that its service had: the tasks of a removed service may run on for their grace period.
+    """
     job = hand.swarm.service(name)
+    if job is None and known_id:
+        job = Service(id=known_id, name=name, version=0, spec={})
     if job is None:
         return
     hand.watch.until(

@@ -64,6 +64,7 @@ class Entry:
     on_failure: str
     spec_digest: str = ""
     job: str = ""
+    job_id: str = ""  # its service's, once known: a removed one can be asked for its tasks only by that
     job_deadline: float = 0.0
     exit_code: int | None = None  # of the migration, once known
     schema: str = "unchanged"

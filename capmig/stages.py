@@ -48,10 +48,13 @@ def migrate(hand: Hand, migration: MigrationJob) -> None:
         hand.timeline.step("Migrate the database")
         hand.watch.heed()
         deadline = hand.journal.manager_time() + migration.timeout
-        hand.journal.write(phase=Phase.MIGRATING, job=migration.spec["Name"], job_deadline=deadline)
+        name = migration.spec["Name"]
+        hand.journal.write(phase=Phase.MIGRATING, job=name, job_id="", job_deadline=deadline, schema="unknown")
         try:
             jobs.start(hand, migration.spec, migration.credentials)
         except EngineRefused as error:
+            if error.status < 500:
+                hand.journal.write(schema=entry.schema_was)
             raise DeployFailed(f"The swarm refused the migration's job: {error.what}") from error
         _see_migration_end(hand)
 
@@ -68,10 +71,12 @@ def _see_migration_end(hand: Hand) -> None:
     entry = hand.journal.entry
     job = hand.swarm.service(entry.job)
     if job is None:
-        state = "it had not begun" if entry.schema == "unchanged" else "somebody removed it while it ran"
+        state = (
+            "somebody removed it while it ran" if entry.job_id else "either it had not begun, or somebody removed it"
+        )
         raise DeployFailed(f"The migration's job {entry.job} is not there: {state}.")
-    if entry.schema != "unknown":
-        hand.journal.write(schema="unknown")
+    if entry.job_id != job.id:
+        hand.journal.write(job_id=job.id, schema="unknown")
     left = max(0.0, entry.job_deadline - hand.journal.manager_time())
     try:
         ended = jobs.wait_for_end(hand, job, timeout=left, source="migration")
@@ -97,7 +102,7 @@ def prove_job_gone(hand: Hand) -> None:
     """Stop the migration's job. NeedsPerson when a task of it may still work on the database."""
     entry = hand.journal.entry
     try:
-        jobs.stop(hand, entry.job)
+        jobs.stop(hand, entry.job, known_id=entry.job_id)
     except TimedOut as error:
         raise NeedsPerson(
             error.what,

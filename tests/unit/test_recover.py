@@ -1,0 +1,165 @@
+"""Recovery: from whatever phase a deploy was left in, its end is safe and its report is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from capmig.by_hand import recover_now
+from capmig.endings import Ended
+from capmig.errors import LinkLost
+from capmig.inputs import Inputs
+from capmig.journal import Phase
+from tests.fakes.swarm import Run
+from tests.fakes.world import APP, NEW, OLD, World, inputs
+
+
+class Killed(BaseException):
+    """The process dies."""
+
+
+def leave(world: World, when: Callable[[str], bool], asked: Inputs | None = None) -> None:
+    """A deploy whose process dies as soon as, after a call of this name, it is so."""
+
+    def hook(name: str, args: tuple[Any, ...]) -> None:
+        if when(name):
+            raise Killed
+
+    world.swarm.after_call = hook
+    with pytest.raises(Killed):
+        world.deploy(asked)
+    world.swarm.after_call = lambda name, args: None
+
+
+def leave_in(world: World, phase: Phase, asked: Inputs | None = None) -> None:
+    """A deploy whose process dies at its fourth call in this phase."""
+    seen: list[str] = []
+
+    def when(name: str) -> bool:
+        if world.journal is not None and world.journal.phase is phase:
+            seen.append(name)
+        return len(seen) == 4
+
+    leave(world, when, asked)
+
+
+def recovered(world: World, *, raise_up: bool = True) -> Ended:
+    return recover_now(world.hand(), raise_up=raise_up)
+
+
+@pytest.mark.parametrize(
+    ("phase", "result", "image"),
+    [
+        (Phase.PREPARING, "failed", OLD),
+        (Phase.DRAINING, "restored", OLD),
+        (Phase.MIGRATING, "deployed", NEW),
+        (Phase.MIGRATED, "deployed", NEW),
+        (Phase.DEPLOYING, "deployed", NEW),
+        (Phase.VERIFYING, "deployed", NEW),
+    ],
+)
+def test_recover__from_each_phase(phase: Phase, result: str, image: str) -> None:
+    """Before the migration the way is back, from its begin on it is forward; the migration runs once at most."""
+    world = World()
+    leave_in(world, phase)
+    ended = recovered(world)
+    assert ended.outcome.result == result
+    assert world.running == [image, image]
+    assert world.journal is None
+    assert world.jobs == []
+    assert world.migrations == (image == NEW)
+
+
+@pytest.mark.parametrize("phase", [Phase.RETURNING, Phase.DRAINING])
+def test_recover__goes_on_with_the_way_back(phase: Phase) -> None:
+    """Whoever dies on the way back, or before the migration, leaves the spec as it was for the next to restore."""
+    world = World()
+    world.new_image(migration=Run(duration=1.0, exit_code=1))
+    before = world.service.spec
+    leave_in(world, phase)
+    assert recovered(world).outcome.result == "restored"
+    assert world.service.spec == before
+    assert world.running == [OLD, OLD]
+
+
+def test_recover__stays_down_until_it_is_raised() -> None:
+    """An app that stay-down left stopped is brought back only when a person asks for that."""
+    world = World()
+    world.new_image(migration=Run(duration=1.0, exit_code=1))
+    leave_in(world, Phase.DOWN, inputs(on_failure="stay-down"))
+    ended = recovered(world, raise_up=False)
+    assert ended.exit_code == 3
+    assert world.running == []
+    assert world.journal is not None
+    assert recovered(world).outcome.result == "restored"
+    assert world.running == [OLD, OLD]
+    assert world.journal is None
+
+
+def test_recover__adopts_a_running_migration() -> None:
+    """A migration whose runner died is seen to its end and not begun again."""
+    world = World()
+    world.new_image(migration=Run(duration=90.0))
+    leave(world, lambda name: world.migrations == 1, inputs(timeout=300.0))
+    assert recovered(world).outcome.schema_state == "migrated"
+    assert world.migrations == 1
+    assert world.running == [NEW, NEW]
+
+
+def test_recover__a_removed_job_is_not_gone_while_its_process_runs() -> None:
+    """Somebody removes the migration's job, which takes a while to stop: no version starts before it has."""
+    world = World()
+    world.new_image(migration=Run(duration=None, stopping=9.0))
+    overlaps: list[float] = []
+
+    def look_on(name: str, args: tuple[Any, ...]) -> None:
+        jobs = [task for task in world.swarm.world.tasks if task.alive and task.service_name != APP]
+        if jobs and world.swarm.alive(APP):
+            overlaps.append(world.clock.monotonic())
+
+    def remove() -> None:
+        for job in world.swarm.direct.services("capmig.kind=migration"):
+            world.swarm.direct.remove_service(job)
+
+    world.swarm.before_call = look_on
+    world.clock.call_later(19.0, remove)
+    report = world.deploy(inputs(timeout=20.0))
+    assert report.ending.result == "restored"
+    assert overlaps == []
+
+
+def test_recover__a_lost_link_right_after_the_removal_proves_nothing() -> None:
+    """The job's service is removed and the link drops: on the next try there is no service, and still a process."""
+    world = World()
+    world.new_image(migration=Run(duration=None, stopping=9.0))
+    overlaps: list[float] = []
+    lost: list[str] = []
+
+    def look_on(name: str, args: tuple[Any, ...]) -> None:
+        jobs = [task for task in world.swarm.world.tasks if task.alive and task.service_name != APP]
+        if jobs and world.swarm.alive(APP):
+            overlaps.append(world.clock.monotonic())
+        removed = world.migrations and not world.swarm.direct.services("capmig.kind=migration")
+        if name == "tasks" and removed and not lost:
+            lost.append(name)
+            raise LinkLost("down")
+
+    world.swarm.before_call = look_on
+    report = world.deploy(inputs(timeout=20.0))
+    assert lost
+    assert report.ending.result == "restored"
+    assert overlaps == []
+
+
+def test_recover__never_calls_a_schema_unchanged_that_it_cannot_know() -> None:
+    """The run dies as soon as its job exists, and a person removes the job: the migration may have begun."""
+    world = World()
+    world.new_image(migration=Run(duration=None))
+    leave(world, lambda name: name == "create_service" and len(world.swarm.direct.created_with) == 3)
+    world.clock.sleep(3.0)
+    assert world.migrations == 1
+    for job in world.swarm.direct.services("capmig.kind=migration"):
+        world.swarm.direct.remove_service(job)
+    assert recovered(world).outcome.schema_state == "unknown"
