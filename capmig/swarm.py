@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from capmig.errors import EngineRefused, Exists
+from capmig.errors import EngineRefused, Exists, FateUnknown
 from capmig.ports import (
     TERMINAL,
     Clock,
@@ -32,6 +33,7 @@ __all__ = ["DockerSwarm", "Link"]
 STOPS_AT_ONCE = 8  # sshd allows ten sessions on a connection
 STOP_LIMIT = 12.0
 LOGS_LIMIT = 8.0
+END_JOB_LIMIT = 5.0
 REGISTRY_LIMIT = 12.0
 # A config needs some content; the journal is in its labels.
 CONFIG_DATA = base64.b64encode(b"The journal of a capmig deploy; see the labels.").decode()
@@ -78,7 +80,31 @@ class DockerSwarm:
 
     def remove_service(self, service: Service) -> None:
         with _gone_is_fine():
+            if "Replicated" not in service.spec["Mode"] and "Global" not in service.spec["Mode"]:
+                self._end_job(service)
             self._http.write("DELETE", f"/services/{service.id}")
+
+    def _end_job(self, service: Service) -> None:
+        """Make swarm want no task of a job any more.
+
+        Swarm forgets a job whose service is removed: a task that runs then runs on for as long as it likes, and one
+        that waits for a node starts when there is one, even days later (seen with Engine 20.10).
+        """
+        tasks = self.tasks(service)
+        if tasks and all(task.ended for task in tasks):
+            return
+        raw = self._http.read(f"/services/{service.id}")
+        spec = copy.deepcopy(raw["Spec"])
+        if "ReplicatedJob" in spec["Mode"]:
+            spec["Mode"] = {"ReplicatedJob": {"MaxConcurrent": 0, "TotalCompletions": 0}}
+        else:
+            spec["TaskTemplate"]["Placement"] = {"Constraints": ["node.id==none"]}
+        self.update_service(_service(raw), spec)
+        deadline = self._clock.monotonic() + END_JOB_LIMIT
+        while not all(task.ended or task.desired == "remove" for task in self.tasks(service)):
+            if self._clock.monotonic() > deadline:
+                raise FateUnknown(f"The job {service.name} was told to end; its tasks were not yet when last seen.")
+            self._clock.sleep(0.1)
 
     def tasks(self, service: Service) -> list[Task]:
         try:

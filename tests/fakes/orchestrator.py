@@ -11,7 +11,9 @@ from capmig.ports import Node, Spec
 from tests.fakes.agent import SECOND, Agents, FakeTask, Run
 from tests.fakes.clock import FakeClock
 
+NOTICES = 0.03  # from an answered call to what swarm makes of it
 REAPER = 0.25  # from a terminal state to the removal of a task that is to be removed
+OLD_TASK_TIMEOUT = 60.0  # after which a stop-first update no longer waits for the old task to end
 RETENTION = 5  # ended tasks kept per slot
 
 # What containers of an image do; or a choice by the whole spec of the service (its Mode, labels, Command, Args).
@@ -82,7 +84,7 @@ class Orchestrator:
             id=self.new_id("service"), name=spec["Name"], version=self.next_index(), spec=copy.deepcopy(spec)
         )
         self.services[service.id] = service
-        self._reconcile(service)
+        self._clock.call_later(NOTICES, partial(self._reconcile, service))
         return service
 
     def change(self, service: FakeService, spec: Spec) -> None:
@@ -91,7 +93,7 @@ class Orchestrator:
         service.updates += 1
         self._cancel_update(service)
         self._set_update(service, "", "")
-        self._reconcile(service)
+        self._clock.call_later(NOTICES, partial(self._reconcile, service))
 
     def roll_back(self, service: FakeService, message: str) -> None:
         """Back to the spec before the last update, replicas and all."""
@@ -131,6 +133,8 @@ class Orchestrator:
 
     def _reconcile(self, service: FakeService) -> None:
         """Bring the number and the place of the tasks to what the spec wants, then their template."""
+        if service.id not in self.services:
+            return
         if service.mode == "ReplicatedJob":
             if not self.of(service.id):
                 for slot in range(service.spec["Mode"]["ReplicatedJob"].get("TotalCompletions", 1)):
@@ -154,11 +158,11 @@ class Orchestrator:
             replicas = service.spec["Mode"]["Replicated"].get("Replicas", 1)
             slots = sorted({task.slot for task in self._live(service)})
             kept = slots[:replicas]
+            filled = [slot for slot in range(1, replicas + 1) if slot not in kept][: replicas - len(kept)]
             for task in self.of(service.id):
-                if task.slot not in kept:
+                if task.slot not in kept + filled:
                     self._want(task, "remove")
-            free = [slot for slot in range(1, replicas + 1) if slot not in kept]
-            for slot in free[: replicas - len(kept)]:
+            for slot in filled:
                 self._new(service, slot)
             self._replace(service)
 
@@ -196,7 +200,9 @@ class Orchestrator:
             else:
                 for task in stale:
                     self._want(task, "shutdown")
-                self._new(service, slot, node_id=node_id, desired="ready").follows = stale[-1]
+                task = self._new(service, slot, node_id=node_id, desired="ready")
+                task.follows = stale[-1]
+                self._clock.call_later(OLD_TASK_TIMEOUT, partial(self._follow, task))
         if service.updating:
             self._clock.call_later(service.monitor, partial(self._settle, service, service.updates))
 
@@ -277,16 +283,20 @@ class Orchestrator:
         if task.desired == "remove":
             self._clock.call_later(REAPER, partial(self._reap, task))
         for follower in [other for other in self.tasks if other.follows is task]:
-            follower.follows = None
-            self._release(follower)
+            self._follow(follower)
         history = [other for other in self.of(task.service_id) if other.slot == task.slot and other.ended]
         for old in history[:-RETENTION]:
             self.tasks.remove(old)
         if task.service_id in self.services and task.wanted:
             service = self.services[task.service_id]
+            self._restart(service, task)
             self._note_failure(service, task)
-            if task.wanted:
-                self._restart(service, task)
+
+    def _follow(self, task: FakeTask) -> None:
+        """Start a task that waited for another to end, or has waited for long enough."""
+        if task.follows is not None:
+            task.follows = None
+            self._release(task)
 
     def _note_failure(self, service: FakeService, task: FakeTask) -> None:
         """During an update, a task of the new template that ended is its failure."""
