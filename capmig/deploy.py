@@ -58,7 +58,14 @@ def lock(hand: Hand, look: Callable[[], Plan]) -> Plan:
             plan = look()
             facts = {key: value for key, value in _facts(plan).items() if key not in ("replicas", "previous_image")}
             hand.journal.write(
-                phase=Phase.PREPARING, schema_was=left.schema, asked=False, job="", job_id="", exit_code=None, reason="", **facts
+                phase=Phase.PREPARING,
+                schema_was=left.schema,
+                asked=False,
+                job="",
+                job_id="",
+                exit_code=None,
+                reason="",
+                **facts,
             )
             return plan
         try:

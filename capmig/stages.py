@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from capmig import jobs, rollout
 from capmig.errors import DeployFailed, EngineRefused, NeedsPerson, TimedOut
 from capmig.guard import Guard
 from capmig.hand import Hand
-from capmig.journal import Phase
+from capmig.journal import CALL, Phase
 from capmig.ports import Credentials, Spec
 
 DRAINS = 3  # times that an app which somebody starts again is drained before the deploy gives up
@@ -54,7 +55,7 @@ def migrate(hand: Hand, migration: MigrationJob) -> None:
             jobs.start(hand, migration.spec, migration.credentials)
         except EngineRefused as error:
             if error.status < 500:
-                hand.journal.write(schema=entry.schema_was)
+                hand.journal.write(job="", schema=entry.schema_was)
             raise DeployFailed(f"The swarm refused the migration's job: {error.what}") from error
         _see_migration_end(hand)
 
@@ -63,7 +64,8 @@ def adopt_migration(hand: Hand) -> None:
     """See the end of a migration whose runner is gone."""
     entry = hand.journal.entry
     hand.timeline.step("See the migration to its end")
-    with Guard(hand, entry.service):
+    with Guard(hand, entry.service) as guard:
+        guard.look()
         _see_migration_end(hand)
 
 
@@ -101,6 +103,10 @@ def _see_migration_end(hand: Hand) -> None:
 def prove_job_gone(hand: Hand) -> None:
     """Stop the migration's job. NeedsPerson when a task of it may still work on the database."""
     entry = hand.journal.entry
+    if not entry.job_id:
+        # It may have been asked for a moment ago, and come yet.
+        with contextlib.suppress(TimedOut):
+            hand.watch.until(lambda: hand.swarm.service(entry.job), timeout=CALL, every=1.0, what=lambda: "")
     try:
         jobs.stop(hand, entry.job, known_id=entry.job_id)
     except TimedOut as error:

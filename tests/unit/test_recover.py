@@ -9,7 +9,7 @@ import pytest
 
 from capmig.by_hand import recover_now
 from capmig.endings import Ended
-from capmig.errors import LinkLost
+from capmig.errors import EngineRefused, FateUnknown, LinkLost
 from capmig.inputs import Inputs
 from capmig.journal import Phase
 from tests.fakes.swarm import Run
@@ -43,6 +43,12 @@ def leave_in(world: World, phase: Phase, asked: Inputs | None = None) -> None:
         return len(seen) == 4
 
     leave(world, when, asked)
+
+
+def overlap(world: World) -> list[float]:
+    """Now, if the app and a job of it run at once."""
+    jobs = any(task.alive for task in world.swarm.world.tasks if task.service_name != APP)
+    return [world.clock.monotonic()] if jobs and world.swarm.alive(APP) else []
 
 
 def recovered(world: World, *, raise_up: bool = True) -> Ended:
@@ -115,9 +121,7 @@ def test_recover__a_removed_job_is_not_gone_while_its_process_runs() -> None:
     overlaps: list[float] = []
 
     def look_on(name: str, args: tuple[Any, ...]) -> None:
-        jobs = [task for task in world.swarm.world.tasks if task.alive and task.service_name != APP]
-        if jobs and world.swarm.alive(APP):
-            overlaps.append(world.clock.monotonic())
+        overlaps.extend(overlap(world))
 
     def remove() -> None:
         for job in world.swarm.direct.services("capmig.kind=migration"):
@@ -138,9 +142,7 @@ def test_recover__a_lost_link_right_after_the_removal_proves_nothing() -> None:
     lost: list[str] = []
 
     def look_on(name: str, args: tuple[Any, ...]) -> None:
-        jobs = [task for task in world.swarm.world.tasks if task.alive and task.service_name != APP]
-        if jobs and world.swarm.alive(APP):
-            overlaps.append(world.clock.monotonic())
+        overlaps.extend(overlap(world))
         removed = world.migrations and not world.swarm.direct.services("capmig.kind=migration")
         if name == "tasks" and removed and not lost:
             lost.append(name)
@@ -163,3 +165,43 @@ def test_recover__never_calls_a_schema_unchanged_that_it_cannot_know() -> None:
     for job in world.swarm.direct.services("capmig.kind=migration"):
         world.swarm.direct.remove_service(job)
     assert recovered(world).outcome.schema_state == "unknown"
+
+
+def test_recover__a_job_that_comes_late_is_still_stopped() -> None:
+    """The creation's answer got lost, the look for it failed too, and then the swarm creates the job after all."""
+    world = World()
+    world.new_image(migration=Run(duration=None))
+    struck: list[str] = []
+    overlaps: list[float] = []
+
+    def strike(name: str, args: tuple[Any, ...]) -> None:
+        overlaps.extend(overlap(world))
+        if name == "create_service" and args[0]["Labels"]["capmig.kind"] == "migration":
+            struck.append(name)
+            world.clock.call_later(5.0, lambda: world.swarm.direct.create_service(args[0]))
+            raise FateUnknown("lost")
+        if struck == ["create_service"]:
+            struck.append(name)
+            raise EngineRefused("no quorum")
+
+    world.swarm.before_call = strike
+    report = world.deploy()
+    assert report.ending.result == "restored"
+    assert report.ending.entry.schema == "unknown"
+    assert overlaps == []
+    assert world.jobs == []
+    assert world.running == [OLD, OLD]
+
+
+def test_recover__whoever_adopts_a_migration_looks_at_the_app_first() -> None:
+    """While nobody watched, somebody started the app beside the migration: it is stopped before anything else."""
+    world = World()
+    world.new_image(migration=Run(duration=None, stopping=9.0))
+    leave(world, lambda name: world.migrations == 1, inputs(timeout=20.0))
+    world.caprover.save_and_update()
+    world.clock.sleep(90.0)
+    order: list[str] = []
+    world.swarm.before_call = lambda name, args: order.append(name)
+    recovered(world)
+    assert order.index("stop_containers") < order.index("remove_service")
+    assert order.index("update_service") < order.index("remove_service")
