@@ -63,9 +63,10 @@ def save_with_other_settings(scenario: Scenario) -> None:
 
 
 def deploy_by_webhook(scenario: Scenario) -> None:
+    """Another workflow has CapRover deploy an image that serves well."""
     scenario.witness.person(starts=True)
     with suppress(CapRoverBusy):
-        scenario.world.caprover.deploy(scenario.random.choice(scenario.images), "")
+        scenario.world.caprover.deploy(scenario.random.choice(scenario.sound), "")
 
 
 def scale_up(scenario: Scenario) -> None:
@@ -73,7 +74,9 @@ def scale_up(scenario: Scenario) -> None:
 
 
 def scale_to_zero(scenario: Scenario) -> None:
+    """From then on nobody can know whether the app is to be at 0."""
     scenario.also_replicas.add(0)
+    scenario.witness.replicas = 0
     _scale(scenario, 0)
 
 
@@ -89,8 +92,7 @@ def remove_journal(scenario: Scenario) -> None:
     """Without the journal an app may stay at 0, if nobody is there who knows of its deploy."""
     config = scenario.world.swarm.direct.config(config_name(APP))
     if config is not None:
-        scenario.witness.person()
-        scenario.witness.unlocked_by_person = True
+        scenario.witness.unlock()
         scenario.also_replicas.add(0)
         scenario.world.swarm.direct.remove_config(config)
 

@@ -21,6 +21,7 @@ from tests.simulation.faults import Faults, Process, Weather
 from tests.simulation.scheduler import Killed, Scheduler
 from tests.simulation.witness import Witness
 
+SETTLES = 60.0  # seconds until swarm has stopped what it was told to stop
 THIRD = "registry/web:3"
 IMAGES = (NEW, THIRD)
 
@@ -54,7 +55,6 @@ class Scenario:
         self.stay_down = random.random() < 0.25
         self.timeout = random.choice((5.0, 20.0))
         self.rough = random.random() < 0.8
-        self.images = (OLD, *IMAGES)
         self.also_replicas: set[int] = set()  # that the app may end with, by the hand of a person
         self.endings: list[str] = []
         self._count = 0
@@ -76,8 +76,12 @@ class Scenario:
         )
         world.caprover.instance_count = self.replicas
         world.swarm.images[OLD] = Run(stopping=random.choice((0.05, 0.05, 1.0, 20.0)))
+        self.sound = [OLD]  # images that serve
         for image in IMAGES:
-            world.new_image(image=image, serves=self._serves(), migration=self._migrates())
+            serves = self._serves()
+            world.new_image(image=image, serves=serves, migration=self._migrates())
+            if serves.healthy and serves.duration is None:
+                self.sound.append(image)
         return world
 
     def _serves(self) -> Run:
@@ -178,6 +182,7 @@ class Scenario:
 
         def heal() -> None:
             self._act(process, act, must_succeed=True)
+            self.clock.sleep(SETTLES)
             self.witness.end(may_stay_down=self.stay_down, replicas=tuple({self.replicas, *self.also_replicas}))
 
         self.clock.add(0.0, process.name, heal)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capmig.jobs import KIND_LABEL
-from capmig.journal import Entry, Phase, config_name
+from capmig.journal import LEASE, Entry, Phase, config_name
 from capmig.ports import Config, Spec
 from capmig.recover import Ending
 from tests.fakes.world import APP, World
@@ -52,6 +52,7 @@ class Witness:
         self.starter = ""  # who gave the app replicas last; nobody, before the first
         self.person_acted = -1e9
         self.unlocked_by_person = False
+        self.unlocked_at = -1e9
         self.processes: dict[str, Process] = {}  # by holder
         self.ends: dict[str, Seen] = {}  # by holder
         self._world = world
@@ -135,6 +136,13 @@ class Witness:
         if starts:
             self.starter = PERSON
 
+    def unlock(self) -> None:
+        """A person removes the journal: what it said is lost, and two runs may act until the lease ends."""
+        self.person()
+        self.unlocked_by_person = True
+        self.unlocked_at = self._now()
+        self.replicas = 0
+
     def change_settings(self, spec: Spec) -> None:
         """A person gives the app other settings, which nobody may change back."""
         self.settings = bare(spec)
@@ -156,7 +164,9 @@ class Witness:
             return
         if act == "remove_service" and args[0].id not in self._services:
             return
-        if (entry is None or entry.holder != process.holder) and not self.unlocked_by_person:
+        if act == "create_service" and process.ended and not _is_migration(args[0]):
+            return  # what only pulls may come late; the next deploy sweeps it away
+        if (entry is None or entry.holder != process.holder) and self._now() - self.unlocked_at > LEASE:
             holder = "nobody" if entry is None else entry.holder
             self.say(f"{process.name} ({act}) acts while {holder} holds the journal")
         if act == "update_service":
@@ -168,8 +178,9 @@ class Witness:
             self.starter = process.name
 
     def _look(self) -> Seen:
-        service = self._world.swarm.world
-        tasks = [task for task in service.tasks if task.service_name == APP and task.alive]
+        nodes = {node.id for node in self._world.swarm.direct.nodes() if node.ready}
+        tasks = [task for task in self._world.swarm.world.tasks if task.service_name == APP and task.alive]
+        tasks = [task for task in tasks if task.node_id in nodes]
         states = [self._began[job] for job in sorted(self._jobs) if job in self._began]
         return Seen(
             images=sorted(task.image for task in tasks),
@@ -203,15 +214,19 @@ class Witness:
     def end(self, *, may_stay_down: bool, replicas: tuple[int, ...]) -> None:
         """All is over, the last run healed what there was to heal."""
         world, entry = self._world, self.entry
+        if bare(world.service.spec) != self.settings:
+            self.say("the settings of the service are not what they were")
+        if entry is None and self.unlocked_by_person:
+            return  # nobody can know any more what there was to heal
         down = entry is not None and entry.phase == Phase.DOWN
         if entry is not None and not (down and may_stay_down):
             self.say(f"the journal is left in phase {entry.phase}")
         if world.jobs:
             self.say(f"jobs are left: {world.jobs}")
-        if bare(world.service.spec) != self.settings:
-            self.say("the settings of the service are not what they were")
         alive = sorted(task.image for task in world.swarm.world.tasks if task.service_name == APP and task.alive)
-        wanted = (0,) if down else replicas
+        # CapRover may come to an accepted deploy long after it was given up; there is no way to take it back.
+        late = down and entry is not None and entry.asked and world.service.image == entry.image
+        wanted = (0, *replicas) if late else (0,) if down else replicas
         if len(alive) not in wanted or world.service.replicas not in wanted or set(alive) - {world.service.image}:
             self.say(f"in the end {alive} run of {world.service.replicas} × {world.service.image}")
 
