@@ -36,8 +36,22 @@ def refusal(status: int, message: str) -> bytes:
     return answer(status, {"message": message})
 
 
+def raw_task(status: dict[str, object], **fields: object) -> dict[str, object]:
+    """A task as the engine describes it."""
+    return {
+        "ID": "t",
+        "ServiceID": "j",
+        "Spec": {"ContainerSpec": {"Image": "i"}},
+        "Status": status,
+        "DesiredState": "running",
+        "CreatedAt": "2026-11-28T04:45:51Z",
+    } | fields
+
+
 class Server(socketserver.ThreadingUnixStreamServer):
     """Speaks just enough HTTP; `requests`: method, path and query, headers in lower case, and body of each."""
+
+    connections = 0
 
     daemon_threads = True
     replies: list[Reply]
@@ -48,6 +62,7 @@ class Handler(socketserver.StreamRequestHandler):
     server: Server
 
     def handle(self) -> None:
+        self.server.connections += 1
         while line := self.rfile.readline():
             method, path, _ = line.decode().split(" ", 2)
             headers = {}
@@ -117,6 +132,16 @@ def test_read__hung_up_once(folder: Path) -> None:
     assert link.asked == 1
 
 
+def test_read__one_connection_for_all(folder: Path) -> None:
+    """Calls one after the other share a connection, whatever they ask for: each costs a channel of the link."""
+    replies = [answer(200, []) for _ in range(3)]
+    with serving(folder / "s", *replies) as server, swarm_at(folder / "s") as swarm:
+        swarm.nodes()
+        swarm.service("web")
+        swarm.config("journal")
+    assert server.connections == 1
+
+
 def test_read__answer_breaks_off(folder: Path) -> None:
     """Half an answer is none."""
     with serving(folder / "s", answer(200, [], length=999), answer(200, [])), swarm_at(folder / "s") as swarm:
@@ -167,6 +192,61 @@ def test_read__waits_for_a_leader(folder: Path) -> None:
     reply = refusal(500, "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that…")
     with serving(folder / "s", reply, answer(200, [])), swarm_at(folder / "s") as swarm:
         assert swarm.nodes() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code"),
+    [
+        ({"State": "complete", "ContainerStatus": {"ContainerID": "c", "ExitCode": 0}}, 0),
+        ({"State": "failed", "ContainerStatus": {"ContainerID": "c", "ExitCode": 137}}, 137),
+        ({"State": "running", "ContainerStatus": {"ContainerID": "c", "ExitCode": -1}}, None),
+        ({"State": "rejected", "ContainerStatus": {"ContainerID": "", "ExitCode": 0}}, None),
+        ({"State": "pending"}, None),
+        (
+            {
+                "State": "failed",
+                "Err": 'starting container failed: exec: "x": executable file not found in $PATH: unknown',
+                "ContainerStatus": {"ContainerID": "c", "ExitCode": 127},
+            },
+            None,
+        ),
+    ],
+)
+def test_tasks__exit_code_only_of_what_ran_and_ended(
+    folder: Path, status: dict[str, object], exit_code: int | None
+) -> None:
+    """The engine's exit codes of tasks that run, or never ran, say nothing."""
+    with serving(folder / "s", answer(200, [raw_task(status)])), swarm_at(folder / "s") as swarm:
+        [task] = swarm.tasks(SERVICE)
+    assert task.exit_code == exit_code
+
+
+def test_tasks__creation_times_compare_as_text(folder: Path) -> None:
+    """The engine leaves trailing zeros out."""
+    times = ("2026-11-28T04:45:51Z", "2026-11-28T04:45:51.1Z", "2026-11-28T04:45:51.12Z")
+    tasks = [raw_task({"State": "running"}, CreatedAt=time) for time in times]
+    with serving(folder / "s", answer(200, tasks)), swarm_at(folder / "s") as swarm:
+        created = [task.created for task in swarm.tasks(SERVICE)]
+    assert created == sorted(created)
+    assert created[1] == "2026-11-28T04:45:51.100000000Z"
+
+
+def test_tasks__of_a_removed_service(folder: Path) -> None:
+    """The engine's filter does not know a removed service; its tasks are picked out of all there are."""
+    tasks = [raw_task({"State": "running"}, ServiceID=id) for id in ("abc", "other")]
+    replies = refusal(404, "service abc not found"), answer(200, tasks)
+    with serving(folder / "s", *replies), swarm_at(folder / "s") as swarm:
+        assert [task.service_id for task in swarm.tasks(SERVICE)] == ["abc"]
+
+
+def test_resolve__asks_the_registry_with_the_credentials(folder: Path) -> None:
+    """The engine asks the image's registry, as whom it is told."""
+    found = answer(200, {"Descriptor": {"digest": "sha256:1"}})
+    with serving(folder / "s", found) as server, swarm_at(folder / "s") as swarm:
+        assert swarm.resolve("registry:5000/a/web:1", Credentials(username="me", password="x")) == "sha256:1"
+    _, path, headers, _ = server.requests[0]
+    assert path == "/v1.41/distribution/registry:5000/a/web:1/json"
+    assert "x-registry-auth" in headers
 
 
 def test_write__nothing_was_sent(folder: Path) -> None:
@@ -271,15 +351,7 @@ def test_remove_service__job_that_does_not_end(folder: Path) -> None:
     """A job whose tasks swarm goes on wanting is not removed, for it would be forgotten while it runs."""
     job = Service(id="j", name="job", version=1, spec={"Name": "job", "Mode": {"ReplicatedJob": {}}})
     raw = {"ID": "j", "Version": {"Index": 2}, "Spec": job.spec}
-    task = {
-        "ID": "t",
-        "ServiceID": "j",
-        "Spec": {"ContainerSpec": {"Image": "i"}},
-        "Status": {"State": "running"},
-        "DesiredState": "complete",
-        "CreatedAt": "2026-11-28T04:45:51Z",
-    }
-    tasks = answer(200, [task])
+    tasks = answer(200, [raw_task({"State": "running"}, DesiredState="complete")])
     with (
         serving(folder / "s", tasks, answer(200, raw), answer(200, {}), *[tasks] * 100) as server,
         swarm_at(folder / "s") as swarm,
