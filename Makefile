@@ -24,7 +24,7 @@ lint: $(installed) ## style, types, and the action's metadata
 	.venv/bin/zizmor --offline --quiet .
 
 test-unit: $(installed) ## seconds; needs nothing but Python
-	$(python) -m pytest tests/unit tests/simulation $(ARGS)
+	$(python) -m pytest tests/unit tests/simulation --timeout=300 $(ARGS)
 
 simulate: $(installed) ## 20,000 seeds of interleaved, failing, dying runs; SEEDS="17 18" prints the schedules of these
 	$(python) -m tests.simulation $(or $(SEEDS),--seeds 20000)

@@ -29,6 +29,7 @@ packages() {
 		iptables iptables
 		setsid util-linux
 		npm npm
+		busybox busybox-static
 	END
     python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
