@@ -28,6 +28,7 @@ packages() {
 		ip iproute2
 		iptables iptables
 		setsid util-linux
+		pg_ctlcluster postgresql
 		npm npm
 		busybox busybox-static
 	END

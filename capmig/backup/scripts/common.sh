@@ -1,0 +1,88 @@
+# The beginning of every script here: POSIX sh, as Debian's and Alpine's images have it. $1 is what to do.
+# CAPMIG_ID is a backup's path below CAPMIG_FOLDER. What the caller reads are lines `capmig: NAME=VALUE …` and,
+# after a failure, `capmig: error=…`. Passwords come in the environment and go nowhere.
+set -eu
+umask 077
+folder=${CAPMIG_FOLDER:-/backups}
+file=$folder/${CAPMIG_ID:-}
+began=$(date +%s)
+work=$(mktemp -d)
+child=
+ticker=
+
+say() { printf '%s\n' "$*"; }
+tell() { say "capmig: $*"; }
+fail() { tell "error=$(printf '%s' "$*" | tr -s '\n\t ' '   ')"; exit 1; }
+seconds() { say $(($(date +%s) - began)); }
+bytes() { wc -c < "$1" | tr -d ' '; }
+free() { df -Pk "$folder" | awk 'NR == 2 { printf "%.0f\n", $4 * 1024 }'; }
+words() { tail -n 5 "$1" | cut -c 1-500; }
+end() { [ -z "$ticker" ] || kill "$ticker" 2> /dev/null || true; rm -rf "$work"; }
+trap end EXIT
+trap 'trap "" TERM INT; [ -z "$child" ] || kill "$child" 2> /dev/null || true; exit 143' TERM INT
+
+# Runs a program so that a signal is heard at once: for one in the foreground a shell waits first.
+run() {
+    "$@" < /dev/null &
+    child=$!
+    status=0
+    wait "$child" || status=$?
+    child=
+    return "$status"
+}
+
+# Tells every few seconds how far the file has grown.
+tick() {
+    (
+        before=0
+        while sleep 5 > /dev/null 2>&1; do
+            now=$(wc -c < "$1" 2> /dev/null || echo 0)
+            say "$2: $((now / 1048576)) MiB, $(((now - before) / 5242880)) MiB/s"
+            before=$now
+        done
+    ) &
+    ticker=$!
+}
+untick() { kill "$ticker" 2> /dev/null || true; wait "$ticker" 2> /dev/null || true; ticker=; }
+
+need() {
+    for program in "$@"; do
+        command -v "$program" > /dev/null || fail "the image has no program $program: give the database's own image with backup-image"
+    done
+}
+
+# $1: bytes that the database takes, indexes and all. A compressed dump is seldom more than a quarter of that.
+room() {
+    mkdir -p "$folder"
+    [ "$(free)" -gt $(($1 / 4)) ] || fail "too little space for a backup: $(free) bytes are free on this node, and the database takes $1"
+}
+
+# Takes the finished file $1 as the backup.
+keep() {
+    sync
+    mv "$1" "$file"
+    sync
+    tell "id=$CAPMIG_ID bytes=$(bytes "$file") seconds=$(seconds)"
+}
+
+found() { [ -f "$file" ] || fail "this node has no backup $CAPMIG_ID"; }
+
+# The backups of an app, oldest first.
+backups() { (cd "$folder/$CAPMIG_APP" 2> /dev/null && ls | grep -v -e '\.part$' -e '\.failed$' | sort) || true; }
+
+list() {
+    backups | while read -r name; do
+        tell "backup=$CAPMIG_APP/$name bytes=$(bytes "$folder/$CAPMIG_APP/$name")"
+    done
+}
+
+# Removes all but the newest CAPMIG_KEEP.
+prune() {
+    backups > "$work/all"
+    extra=$(($(wc -l < "$work/all") - CAPMIG_KEEP))
+    [ "$extra" -gt 0 ] || return 0
+    head -n "$extra" "$work/all" | while read -r name; do
+        rm -f "$folder/$CAPMIG_APP/$name" "$folder/$CAPMIG_APP/$name.failed"
+        say "removed the backup $CAPMIG_APP/$name"
+    done
+}
