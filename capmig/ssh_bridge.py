@@ -11,22 +11,22 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# sshd permits 10 sessions per connection (MaxSessions). Clients keep idle connections open, each a
-# session, and a session that was ended takes a moment to go.
-_MOST = 6
+# sshd permits 10 sessions per connection (MaxSessions), and each idle connection of a client's pool is one.
+_MOST = 9
+_GRACE = 3.0
 
 
 class Bridge:
     """Each connection to `path` becomes the stdin and stdout of one run of `command`; stderr goes to `stderr_file`.
 
-    When more than 6 are open the oldest is ended: with one thread of use it is an idle one of the client's pool.
+    At most 9 run: for one more the oldest is ended first, which in a client with a pool is an idle one.
     """
 
     def __init__(self, path: Path, command: Sequence[str], environment: Mapping[str, str], stderr_file: Path) -> None:
         self._command = list(command)
         self._environment = environment
         self._stderr_file = stderr_file
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._sessions: list[_Session] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen(64)
@@ -34,13 +34,13 @@ class Bridge:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening and end every session."""
+        """Stop listening and end every session, at once."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() alone would not
         self._thread.join()
         self._listener.close()
-        for process in self._running:
-            _end(process)
+        for session in self._sessions:
+            session.end(grace=0)
 
     def _serve(self) -> None:
         while True:
@@ -48,11 +48,10 @@ class Bridge:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            with client:
-                self._running = [process for process in self._running if process.poll() is None]
-                while len(self._running) >= _MOST:
-                    _end(self._running.pop(0))
-                self._running.append(self._start(client))
+            self._sessions = [session for session in self._sessions if session.lives()]
+            while len(self._sessions) >= _MOST:
+                self._sessions.pop(0).end(grace=_GRACE)
+            self._sessions.append(_Session(client, self._start(client)))
 
     def _start(self, client: socket.socket) -> subprocess.Popen[bytes]:
         # ssh hands its stdin and stdout to the master, so the master itself reads and writes this socket, and a
@@ -68,7 +67,28 @@ class Bridge:
             )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+class _Session:
+    """A client and the process that serves it. The client's connection ends with the process."""
+
+    def __init__(self, client: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        self._client = client
+        self._process = process
+        self._thread = threading.Thread(target=self._follow, name="ssh-bridge-session", daemon=True)
+        self._thread.start()
+
+    def lives(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self, *, grace: float) -> None:
+        """End of input first: the process then ends after the far side has, which frees the session there."""
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_RDWR)
+        self._thread.join(grace)
+        if self.lives():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._thread.join()
+
+    def _follow(self) -> None:
+        self._process.wait()
+        self._client.close()

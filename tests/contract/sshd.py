@@ -68,6 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = False
+    request_queue_size = 128  # of a unix socket a full queue refuses, and the default is 5
 
     def get_request(self) -> tuple[socket.socket, str]:
         connection, _ = super().get_request()

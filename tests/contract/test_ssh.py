@@ -168,6 +168,23 @@ def test_connect__passes_large_streams_and_half_closes(place: Place, way: str) -
     assert answer == body
 
 
+def test_connect__serves_nine_clients_at_once(place: Place, way: str) -> None:
+    """Containers are stopped eight at a time, and a ping must go through meanwhile: none of them is cut off."""
+    connection = place.connect(manager(place.sshd(options=way), place.key.private))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(9)]
+        for client in clients:
+            client.settimeout(PATIENCE)
+            client.connect(str(connection.socket))
+        for client in clients * 2:
+            client.sendall(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"\r\n\r\nOK"):
+                data = client.recv(4096)
+                assert data, "the connection was ended"
+                answer += data
+
+
 def test_connect__survives_more_idle_connections_than_sshd_has_sessions(place: Place, way: str) -> None:
     """A client's pool keeps idle connections open; sshd permits 10 sessions, and the next request must still work."""
     connection = place.connect(manager(place.sshd(options=way), place.key.private))
