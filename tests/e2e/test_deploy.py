@@ -11,7 +11,7 @@ from tests.e2e.world import Before, assert_deployed, told
 from tests.sandbox.app import DemoApp
 from tests.sandbox.engine import wait_for
 from tests.sandbox.runner import Step
-from tests.sandbox.sandbox import REGISTRY_LOGIN, Sandbox
+from tests.sandbox.sandbox import REGISTRY_LOGIN
 
 HEALTHCHECK = {
     "Test": ["CMD", "python", "-c", "import urllib.request as http; http.urlopen('http://127.0.0.1')"],
@@ -137,16 +137,15 @@ def test_deploy__of_a_private_image(app: DemoApp, step: Step) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["answer lost", "busy", "queued"])
-def test_deploy__caprover_in_trouble(make_app: MakeApp, sandbox: Sandbox, step: Step, trouble: str) -> None:
+def test_deploy__caprover_in_trouble(app: DemoApp, make_app: MakeApp, step: Step, trouble: str) -> None:
     """A lost answer, a busy CapRover and another app's build cost time, and nothing else."""
-    app = make_app(env={"DEMO_MIGRATION_SECONDS": "3"})
     before = Before.of(app)
-    caprover = sandbox.caprover
+    caprover = app.sandbox.caprover
     if trouble == "queued":
         other = make_app(replicas=0)
         caprover.control(hold_builds=True)
-        caprover.deploy(other.name, sandbox.image("v1"), detached=True)
-    step.start(app.inputs("v2", stable_for="1s"))
+        caprover.deploy(other.name, app.sandbox.image("v1"), detached=True)
+    step.start(app.inputs("v2", stable_for="1s", migrate_env="DEMO_MIGRATION_SECONDS: 3"))
     step.wait_for_log("migrating to schema 2")
     if trouble == "answer lost":
         caprover.control(lost_answers=1)

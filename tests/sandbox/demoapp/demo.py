@@ -1,7 +1,7 @@
 """The demo app: a web server whose code fits one schema only, and the migration to that schema.
 
 DEMO_VERSION says which version this is: v1, v2 and v3 want schema 1, 2 and 3; a suffix makes it misbehave (BEHAVIOURS).
-DATABASE_URL is the database; DEMO_MIGRATION_SECONDS makes a migration last longer.
+DATABASE_URL is the database; DEMO_MIGRATION_SECONDS makes a migration last longer, and DEMO_STOP_SECONDS a slow stop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEHAVIOURS = {
     "hangs": "the migration deletes rows, commits that, and never ends",
     "crashes": "the migration works; the server ends with 1 at its start",
     "unhealthy": "the migration works; the image's health check never does",
-    "slow-stop": "the server takes 8 s to end after SIGTERM",
+    "slow-stop": "the server takes 8 s (or DEMO_STOP_SECONDS) to end after SIGTERM",
 }
 VERSION = os.environ["DEMO_VERSION"]
 SCHEMA, _, BEHAVIOUR = VERSION.removeprefix("v").partition("-")
@@ -71,7 +71,7 @@ def serve() -> None:
 
     def finish() -> None:
         if BEHAVIOUR == "slow-stop":
-            time.sleep(8)
+            time.sleep(float(os.environ.get("DEMO_STOP_SECONDS", "8")))
         server.shutdown()
 
     signal.signal(signal.SIGTERM, stop)
