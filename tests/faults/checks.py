@@ -107,8 +107,9 @@ def _told(seen: Seen) -> list[str]:
     said = reported[-1].outputs
     result = said["result"]
     image = seen.spec_after["TaskTemplate"]["ContainerSpec"]["Image"]
+    replicas = seen.spec_before["Mode"]["Replicated"]["Replicas"]
     truth = {
-        "result": "deployed" if image == seen.new else "failed or refused" if len(seen.app) == 2 else "restored",
+        "result": "deployed" if image == seen.new else "restored" if len(seen.app) > replicas else "failed or refused",
         "schema-state": "migrated" if seen.schema == "2" else "unchanged",
         "deployed-image": image,
         "migration-ran": "true" if seen.jobs else "false",

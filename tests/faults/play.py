@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import tempfile
 import time
@@ -24,6 +25,7 @@ from tests.sandbox.sandbox import Sandbox
 INJECT = Path(__file__).parent / "inject"
 NEVER = 1e6  # seconds until a stand-in prunes: it would take what another case has just created
 LIMIT = 900.0
+REPLICAS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,10 @@ class Verdict:
 class Slot(Sandbox):
     """The same sandbox with a CapRover of its own, since a CapRover takes one request at a time."""
 
-    def __init__(self, sandbox: Sandbox, number: int) -> None:
+    def __init__(self, sandbox: Sandbox, number: int, template: str) -> None:
         super().__init__(sandbox.name, sandbox.gateway.rpartition(".")[0], len(sandbox.nodes))
         self._number = number
+        self._template = template
 
     @property
     def caprover(self) -> StandIn:
@@ -58,6 +61,26 @@ class Slot(Sandbox):
                 prune_after=NEVER,
             )
         return self._caprover
+
+    def new_app(self) -> DemoApp:
+        """As DemoApp.create makes one, in a third of its time: a case needs nobody who asks for pages."""
+        name = f"demo-{secrets.token_hex(3)}"
+        database = name.replace("-", "_")
+        self.psql(f"CREATE DATABASE {database} TEMPLATE {self._template}")
+        variables = {"DATABASE_URL": self.database_url(database)}
+        image = self.image("v1")
+        token = self.caprover.create_app(name, image, instances=0, env=variables)
+        self.caprover.update_app(name, instanceCount=REPLICAS)
+        app = DemoApp(sandbox=self, name=name, service=name, database=database, token=token)
+        wait_for(f"{name} to run", lambda: app.running() == [image] * REPLICAS)
+        return app
+
+
+def make_template(sandbox: Sandbox) -> str:
+    """A database at schema 1 that others are copies of; its name."""
+    app = DemoApp.create(sandbox, replicas=0)
+    sandbox.caprover.delete_app(app.name)
+    return app.database
 
 
 @contextmanager
@@ -76,7 +99,7 @@ def spoilt(action: Action) -> Iterator[Action]:
 
 def play(slot: Slot, witness: Witness, action: Action, case: Case | None) -> Verdict:
     """Play the case, or without one a clean deploy. Nothing of it is left afterwards."""
-    app = DemoApp.create(slot)
+    app = slot.new_app()
     began = time.monotonic()
     try:
         return _play(app, witness, action, case, began)
@@ -85,7 +108,7 @@ def play(slot: Slot, witness: Witness, action: Action, case: Case | None) -> Ver
 
 
 def _play(app: DemoApp, witness: Witness, action: Action, case: Case | None, began: float) -> Verdict:
-    before, rows = app.spec(), app.rows()
+    before, rows, since = app.spec(), app.rows(), time.time()
     limits = {"stable_for": "1s", "deploy_timeout": "1m", "drain_timeout": "1m", "migrate_timeout": "1m"}
     inputs = app.inputs("v2", **limits)
     results: list[tuple[str, StepResult]] = []
@@ -114,7 +137,7 @@ def _play(app: DemoApp, witness: Witness, action: Action, case: Case | None, beg
         rows_after=app.rows(),
         schema=app.schema(),
         left=_left(app),
-        app=witness.lives(lambda name: name == app.service),
+        app=[life for life in witness.lives(lambda name: name == app.service) if life.ended > since],
         jobs=witness.lives(lambda name: _is_job_of(app, name) and name.endswith("-migration")),
         reported=[Reported.of(process, result) for process, result in results],
     )
