@@ -220,6 +220,7 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
 
     def runs() -> tuple[int, float] | None:
         nonlocal seen, answer
+        asked_at = clock.monotonic()  # what is read is at least as new as this
         service = service_of(hand, name)
         _must_be_ours(service, image)
         wanted = service.replicas or 0
@@ -236,18 +237,16 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
         seen = f"{len(running)} of {wanted} run" + "".join(
             f"; {t.state} {t.error}".rstrip() for t in alive if t not in running
         )
-        now = clock.monotonic()
         ids = frozenset(task.id for task in running)
         whole = len(running) == wanted == len(alive) and service.update_state != "updating"
         if ids != steady.ids or not whole:
-            steady.ids, steady.since = ids, now
+            steady.ids, steady.since = ids, clock.monotonic()
             return None
         if answer and probe is not None and wanted:
             answer = probe()
             return None
-        return (
-            (wanted, steady.since) if now - steady.since >= hand.settings.stable_for and now - began >= PRUNE else None
-        )
+        stays = asked_at - steady.since >= hand.settings.stable_for and asked_at - began >= PRUNE
+        return (wanted, steady.since) if stays else None
 
     timeout = hand.settings.deploy_timeout + hand.settings.stable_for
     try:

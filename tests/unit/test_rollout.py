@@ -8,11 +8,11 @@ import pytest
 
 from capmig import rollout
 from capmig.deploy import first_entry
-from capmig.errors import Superseded
+from capmig.errors import DeployFailed, Superseded
 from capmig.hand import Hand
 from capmig.preflight import look
-from tests.fakes.swarm import fake_node
-from tests.fakes.world import APP, OLD, World, inputs
+from tests.fakes.swarm import Run, fake_node
+from tests.fakes.world import APP, NEW, OLD, World, inputs
 
 
 def holding(world: World) -> Hand:
@@ -65,3 +65,24 @@ def test_see_it_run__passes_over_a_task_that_never_got_a_node() -> None:
     assert stuck
     wanted, _ = rollout.see_it_run(hand, APP, OLD, zero_is_right=False, probed=False)
     assert wanted == 2
+
+
+def test_see_it_run__judges_by_when_it_looked() -> None:
+    """A run that stands still between its look and its judgement takes what it saw for no newer than it was."""
+    world = World()
+    world.new_image(serves=Run(duration=12.0, exit_code=1))
+    spec = world.service.spec
+    spec["TaskTemplate"]["ContainerSpec"]["Image"] = NEW
+    hand = holding(world)
+    world.swarm.direct.update_service(world.service, spec)
+    seen: list[float] = []
+
+    def freeze(name: str, args: tuple[Any, ...]) -> None:
+        if name == "tasks" and world.service.update_state == "completed":
+            seen.append(world.clock.monotonic())
+            if len(seen) == 2:
+                world.clock.sleep(30.0)
+
+    world.swarm.after_call = freeze
+    with pytest.raises(DeployFailed):
+        rollout.see_it_run(hand, APP, NEW, zero_is_right=False, probed=False)
