@@ -40,9 +40,10 @@ class Guard:
             alive = running_tasks(hand, service)
             if service.replicas == 0 and not alive:
                 return True
-            if not hand.journal.entry.touched:
+            known = hand.journal.entry.touched and service.replicas == 0  # it still stops, after an earlier start
+            if not known:
                 hand.journal.write(touched=True)
-            hand.log.warning(self._who(digest(service.spec) != self._digest, len(alive)))
+                hand.log.warning(self._who(digest(service.spec) != self._digest, len(alive)))
             self._digest = digest(service.spec)
             service = scale(hand, self._name, 0)
             hand.journal.fence()

@@ -198,6 +198,17 @@ def test_deploy__save_and_update_during_the_migration_is_stopped() -> None:
     assert "started again by somebody" in text_of(world, hand.log)
 
 
+def test_deploy__save_and_update_is_told_once() -> None:
+    """While what was started stops at its own pace, nobody is said to have started it again."""
+    world = World()
+    world.swarm.images[OLD] = Run(stopping=9.0)
+    world.new_image(migration=Run(duration=40.0))
+    world.clock.call_later(16.0, world.caprover.save_and_update)
+    hand = world.hand()
+    assert world.deploy(hand=hand).ending.result == "deployed"
+    assert len([text for text in hand.log.of("warning") if "started again by somebody" in text]) == 1
+
+
 def test_deploy__waits_for_a_live_one_and_fails_with_its_name() -> None:
     """A lock that another live run holds is waited for, then named."""
     world = World()
