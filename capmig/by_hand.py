@@ -25,7 +25,7 @@ def post(hand: Hand) -> endings.Ended:
             if hand.journal.take_over(config, entry):
                 return endings.of_recovery(recover.recover(hand), hand.timeline.stages())
             continue
-        saying = f"The deploy's container still works on it: phase {entry.phase}."
+        saying = f"The deploy's container still works on it, or died within the last minute: phase {entry.phase}."
         if saying != told:
             hand.log.info(saying)
             told = saying
