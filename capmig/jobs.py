@@ -88,16 +88,21 @@ def with_env(env: Sequence[str], added: Mapping[str, str]) -> list[str]:
 def start(hand: Hand, spec: Spec, credentials: Credentials | None) -> Service:
     """Create the job unless it is there already; EngineRefused with the engine's reason."""
     name = spec["Name"]
+    created = False
 
     def there() -> Service | None:
+        nonlocal created
         found = hand.swarm.service(name)
-        if found is None:
+        if found is None and not created:
             hand.journal.fence()
             try:
                 hand.swarm.create_service(spec, credentials)
             except (Exists, FateUnknown):
                 return None
+            created = True
             found = hand.swarm.service(name)
+        if found is None:
+            raise DeployFailed(f"The job {name} was removed by somebody as soon as it was created.")
         return found
 
     return hand.watch.until(there, timeout=60, what=lambda: f"The job {name} could not be created.")
