@@ -48,7 +48,7 @@ def _at(scenario: Scenario, act: Callable[[Scenario], None]) -> None:
 
 
 def save_and_update(scenario: Scenario) -> None:
-    scenario.witness.person(starts=True)
+    scenario.witness.disturbed(starts=True)
     scenario.world.caprover.save_and_update()
 
 
@@ -64,7 +64,7 @@ def save_with_other_settings(scenario: Scenario) -> None:
 
 def deploy_by_webhook(scenario: Scenario) -> None:
     """Another workflow has CapRover deploy an image that serves well."""
-    scenario.witness.person(starts=True)
+    scenario.witness.disturbed(starts=True)
     with suppress(CapRoverBusy):
         scenario.world.caprover.deploy(scenario.random.choice(scenario.sound), "")
 
@@ -81,7 +81,7 @@ def scale_to_zero(scenario: Scenario) -> None:
 
 
 def _scale(scenario: Scenario, replicas: int) -> None:
-    scenario.witness.person(starts=True)
+    scenario.witness.disturbed(starts=True)
     service = scenario.world.service
     spec = copy.deepcopy(service.spec)
     spec["Mode"]["Replicated"]["Replicas"] = replicas
@@ -99,7 +99,7 @@ def remove_journal(scenario: Scenario) -> None:
 
 def remove_jobs(scenario: Scenario) -> None:
     for job in _jobs(scenario):
-        scenario.witness.person()
+        scenario.witness.disturbed()
         scenario.world.swarm.direct.remove_service(job)
 
 
@@ -126,9 +126,11 @@ def caprover_is_slow(scenario: Scenario) -> None:
 def node_goes_away(scenario: Scenario) -> None:
     """A node cannot be reached for a while; its processes go on."""
     node = scenario.random.choice(scenario.world.swarm.direct.nodes())
+    scenario.witness.disturbed()
     scenario.world.swarm.set_node(replace(node, ready=False))
 
     def come_back() -> None:
+        scenario.witness.disturbed()
         scenario.faults.tell("world", f"{node.id} is back")
         scenario.world.swarm.set_node(node)
 

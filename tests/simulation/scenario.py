@@ -129,7 +129,7 @@ class Scenario:
             on_failure="stay-down" if self.stay_down else "restore",
             timeout=self.timeout,
         )
-        return replace(asked, drain_timeout=30.0, deploy_timeout=60.0, lock_timeout=300.0)
+        return replace(asked, drain_timeout=30.0, deploy_timeout=90.0, lock_timeout=300.0)
 
     def _weather(self) -> Weather:
         random = self.random
@@ -175,15 +175,17 @@ class Scenario:
         """The last run, in fair weather."""
         asked = self._inputs(self.random.choice((NEW, THIRD)))
         process, hand = self._process("last run", "last run", asked, Weather())
-        if self.random.random() < 0.5:
+        deploys = self.random.random() < 0.5
+        if deploys:
             act: Callable[[], None] = partial(self._deploy, process, hand, asked)
         else:
             act = partial(self._recover, process, hand)
 
         def heal() -> None:
-            self._act(process, act, must_succeed=True)
+            self._act(process, act, must_succeed=not self.witness.unlocked_at > 0)
             self.clock.sleep(SETTLES)
-            self.witness.end(may_stay_down=self.stay_down, replicas=tuple({self.replicas, *self.also_replicas}))
+            replicas = tuple({self.replicas, *self.also_replicas})
+            self.witness.end(may_stay_down=self.stay_down, replicas=replicas, swept=deploys)
 
         self.clock.add(0.0, process.name, heal)
 
