@@ -283,7 +283,11 @@ def _must_not_crash(tasks: list[Task], image: str) -> None:
     crashed = [task for task in tasks if task.image == image and task.state in ("failed", "rejected")]
     crashed += [task for task in tasks if task.image == image and task.state == "complete" and task.desired != "remove"]
     if len(crashed) >= CRASHES:
-        why = sorted({task.error or f"exit code {task.exit_code}" for task in crashed})
+        errors = {task.error or f"exit code {task.exit_code}" for task in crashed}
+        # CapRover prunes what has just ended, and then the engine knows no better reason than that.
+        why = sorted(error for error in errors if not error.startswith("No such container")) or [
+            "its container is gone"
+        ]
         raise DeployFailed(
             f"{image} does not stay up: {len(crashed)} tasks of it ended ({'; '.join(why)}).",
             # The engine reports an unhealthy container that it stopped as complete, with exit code 0 and no word more.
