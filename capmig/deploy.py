@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capmig import jobs, rollout, stages
+from capmig.backup import stages as backups
 from capmig.errors import CapmigError, DeployFailed, NeedsPerson
 from capmig.hand import Hand
 from capmig.inputs import Migration
@@ -30,9 +31,14 @@ def deploy(hand: Hand, look: Callable[[], Plan]) -> Report:
         plan = lock(hand, look)
         pull(hand, plan)
         if plan.inputs.migration is not None:
+            tool = backups.check(hand, plan) if plan.tool is not None else None
             stages.drain(hand)
+            if tool is not None:
+                backups.back_up(hand, plan.service, tool)
             stages.migrate(hand, migration_job(hand, plan, plan.inputs.migration))
-        return Report(ending=done(hand, stages.roll_out(hand)))
+        since = stages.roll_out(hand)
+        backups.tidy(hand, plan)
+        return Report(ending=done(hand, since))
     except Exception as error:  # noqa: BLE001 - whatever it is, the app must not stay down for it
         return _fail(hand, error)
 
@@ -61,6 +67,8 @@ def lock(hand: Hand, look: Callable[[], Plan]) -> Plan:
                 phase=Phase.PREPARING,
                 schema_was=left.schema,
                 asked=False,
+                backup_id="",
+                restored=False,
                 job="",
                 job_id="",
                 exit_code=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from capmig.backup import stages as backups
 from capmig.deploy import Report
 from capmig.errors import CapmigError, NeedsPerson, Refused
 from capmig.recover import Ending, state_of_schema
@@ -82,6 +83,10 @@ def _outcome(ending: Ending, stages: tuple[Stage, ...], *, failed_phase: str, er
         error=error.what if error is not None and failed else "",
         state=_state(ending) if failed else "",
         todo=_todo(ending, error) if failed else "",
+        backup_id=entry.backup_id,
+        backup_bytes=entry.backup_bytes,
+        backup_seconds=entry.backup_seconds,
+        restored=entry.restored,
         deployed_image={"deployed": entry.image, "stayed-down": ""}.get(ending.result, entry.previous_image),
     )
 
@@ -102,10 +107,14 @@ def _todo(ending: Ending, error: CapmigError | None) -> str:
     found = [error.todo] if error is not None and error.todo else []
     if ending.result == "stayed-down":
         found.append(f"Deploy a mended version, or bring {entry.previous_image} back with mode: recover.")
+    elif entry.restored:
+        return "\n".join(found)
     elif entry.schema == "unknown" and ending.result == "restored":
         found.append(
             "The old version runs on a database that the migration may have changed: check that it serves well."
         )
     elif entry.schema == "migrated":
         found.append("The old version runs on the migrated database: check that it serves well.")
+    if entry.backup_id and entry.schema in ("unknown", "migrated"):
+        found.append(backups.where(entry))
     return "\n".join(found)

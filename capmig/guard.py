@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from capmig.errors import DeployFailed
 from capmig.hand import Hand
-from capmig.rollout import digest, grace, running_tasks, scale, service_of
+from capmig.rollout import digest, drain, grace, running_tasks, scale, service_of
 
 EVERY = 2.0
+DRAINS = 3  # times that an app which somebody starts again is drained before the deploy gives up
 
 
 class Guard:
@@ -29,6 +31,17 @@ class Guard:
     def _tick(self) -> None:
         if not self._acting and self._hand.clock.monotonic() >= self._next:
             self.look()
+
+    def settle(self) -> None:
+        """See that the app is stopped, and drain it again if it is not. DeployFailed when somebody always starts it."""
+        for _ in range(DRAINS):
+            if self.look():
+                return
+            drain(self._hand, self._name)
+        raise DeployFailed(
+            f"{self._name} is started again by somebody each time it is stopped.",
+            todo="Find out who does it (a webhook, another deploy, Save & Update) and keep it from that meanwhile.",
+        )
 
     def look(self) -> bool:
         """Whether the app is stopped; stops it if it is not, and writes into the journal that it was touched."""

@@ -41,6 +41,12 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "migrate-image": "",
         "migrate-env": "",
         "migrate-timeout": "10m",
+        "backup": "none",
+        "backup-source": "",
+        "backup-image": "",
+        "backup-timeout": "30m",
+        "backup-keep": "5",
+        "restore-on-failure": "true",
         "on-failure": "restore",
         "drain-timeout": "2m",
         "deploy-timeout": "5m",
@@ -96,6 +102,25 @@ class Migration:
     timeout: float
 
 
+class Engine(StrEnum):
+    NONE = "none"
+    AUTO = "auto"
+    POSTGRES = "postgres"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backup:
+    """What is backed up before the migration. `source`: the app's variable that names the database, or empty;
+    `image`: that of the database's client, or empty; `timeout` in seconds; `keep`: how many backups stay."""
+
+    engine: Engine
+    source: str
+    image: str
+    timeout: float
+    keep: int
+    restore: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probe:
     """A URL that must answer with `status` once the new version runs."""
@@ -143,6 +168,7 @@ class Inputs:
     service: str
     manager: SshManager | LocalManager
     migration: Migration | None
+    backup: Backup | None
     on_failure: OnFailure
     drain_timeout: float
     deploy_timeout: float
@@ -175,6 +201,7 @@ def parse(environ: Mapping[str, str]) -> Inputs:
         service=_service(given, app),
         manager=_manager(given),
         migration=_migration(given, image) if mode is Mode.DEPLOY else None,
+        backup=_backup(given) if mode is Mode.DEPLOY else None,
         on_failure=given.choice("on-failure", OnFailure, OnFailure.RESTORE),
         drain_timeout=given.seconds("drain-timeout", low="1s", high="1h"),
         deploy_timeout=given.seconds("deploy-timeout", low="1s", high="2h"),
@@ -313,6 +340,26 @@ def _migration(given: _Given, image: str) -> Migration | None:
     return Migration(
         command=command, entrypoint=entrypoint, image=migrate_image or image, env=MappingProxyType(env), timeout=timeout
     )
+
+
+def _backup(given: _Given) -> Backup | None:
+    engine = given.choice("backup", Engine, Engine.NONE)
+    backup = Backup(
+        engine=engine,
+        source=given.read("backup-source", syntax.word, ""),
+        image=given.read("backup-image", syntax.image, ""),
+        timeout=given.seconds("backup-timeout", low="1s", high="24h"),
+        keep=given.read("backup-keep", lambda text: syntax.number(text, low=1, high=1000), 1),
+        restore=given.read("restore-on-failure", syntax.yes_or_no, True),
+    )
+    if engine is not Engine.NONE:
+        if not given.text("migrate-command") and not given.text("migrate-entrypoint"):
+            given.problem("backup", "has no use without migrate-command or migrate-entrypoint")
+        return backup
+    for name in ("backup-source", "backup-image"):
+        if given.text(name):
+            given.problem(name, "has no use without backup")
+    return None
 
 
 def _probe(given: _Given) -> Probe | None:

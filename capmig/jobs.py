@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from capmig.errors import Conflict, DeployFailed, Exists, FateUnknown, TimedOut
@@ -16,6 +16,8 @@ KIND_LABEL = "capmig.kind"
 NO_PROGRAM = "/capmig-only-pulls-the-image"
 NO_HEALTHCHECK = {"Test": ["NONE"]}
 GONE_TIMEOUT = 120.0
+
+Hear = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +116,14 @@ def task_of(hand: Hand, job: Service) -> Task | None:
     return max(tasks, key=lambda task: task.created) if tasks else None
 
 
-def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str) -> Ended:
+def _not_heard(lines: Sequence[str]) -> None:
+    """Nobody else listens to the output."""
+
+
+def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear: Hear = _not_heard) -> Ended:
     """Follow the job's output until its task has ended, and say how. TimedOut after `timeout` seconds.
 
-    The end of a log proves nothing, and the task's state does.
+    The end of a log proves nothing, and the task's state does. `hear`: gets the lines of the output as they come.
     """
     last = "not started"
 
@@ -126,6 +132,7 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str) -> En
         if lines:
             hand.shown[job.name] = lines[-1].stamp
             hand.log.output_of(source, [line.text for line in lines])
+            hear([line.text for line in lines])
 
     def ended() -> Ended | None:
         nonlocal last

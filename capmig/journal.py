@@ -28,7 +28,7 @@ from capmig.ports import Clock, Config, Log, Swarm
 LEASE = 60.0  # seconds that an owner may act without renewing
 RENEW = 15.0  # seconds after which a tick renews
 CALL = 20.0  # seconds: no outward call lasts longer, so none begins with less time than that on the lease
-FORMAT = "1"
+FORMAT = "2"
 PREFIX = "capmig."
 
 
@@ -37,10 +37,12 @@ class Phase(StrEnum):
 
     PREPARING = "preparing"  # locked; nothing has been stopped
     DRAINING = "draining"
+    BACKING_UP = "backing-up"
     MIGRATING = "migrating"
     MIGRATED = "migrated"
     DEPLOYING = "deploying"
     VERIFYING = "verifying"
+    RESTORING = "restoring"  # the database is being brought back
     RETURNING = "returning"  # the old version is being brought back
     DOWN = "down"  # left stopped, as on-failure asks; waits for the next deploy or a person
 
@@ -74,6 +76,18 @@ class Entry:
     touched: bool = False  # a task of the app ran, or its spec was changed, while it should have been stopped
     stopped_at: float = 0.0
     reason: str = ""  # why the deploy failed, in one line
+    drained_version: int = 0  # of the service once it was proven stopped: as long as it is that, no task has run since
+    backup_engine: str = ""
+    backup_source: str = ""  # the app's variable that names the database: the login itself is only there
+    backup_target: str = ""  # the database it named, without the password
+    backup_image: str = ""
+    backup_node: str = ""
+    backup_timeout: float = 0.0
+    backup_id: str = ""  # once the backup is made, and read back
+    backup_bytes: int = 0
+    backup_seconds: float = 0.0
+    restores: bool = False  # restore-on-failure
+    restored: bool = False
 
     def labels(self) -> dict[str, str]:
         """As labels of a swarm config."""
@@ -109,13 +123,13 @@ def _text(value: Any) -> str:
 def _value(key: str, text: str) -> Any:
     if key == "phase":
         return Phase(text)
-    if key in ("since", "expires", "job_deadline", "stopped_at"):
+    if key in ("since", "expires", "job_deadline", "stopped_at", "backup_timeout", "backup_seconds"):
         return float(text)
-    if key == "replicas":
+    if key in ("replicas", "drained_version", "backup_bytes"):
         return int(text)
     if key == "exit_code":
         return int(text) if text else None
-    if key in ("asked", "touched"):
+    if key in ("asked", "touched", "restores", "restored"):
         if text not in ("true", "false"):
             raise ValueError(f"{key} is {text!r}")
         return text == "true"

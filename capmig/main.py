@@ -160,6 +160,8 @@ def _mask_of_app(log: Reporter, planned: Plan, credentials: Credentials | None) 
     """The app's own secrets, before anything of its output is printed."""
     for secret in secrets_in_env(planned.service.env):
         log.mask(secret)
+    if planned.tool is not None:
+        log.mask(planned.tool.connection.password)
     if credentials is not None:
         log.mask(credentials.password)
 

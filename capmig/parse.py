@@ -46,6 +46,13 @@ def number(text: str, *, low: int, high: int) -> int:
     return int(text)
 
 
+def yes_or_no(text: str) -> bool:
+    """`true` or `false`."""
+    if text not in ("true", "false"):
+        raise ValueError(f"{shown(text)} must be true or false")
+    return text == "true"
+
+
 def word(text: str) -> str:
     """Text without blanks or control characters; for secrets too."""
     if any(character.isspace() or not character.isprintable() for character in text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from capmig.backup.tool import Tool
 from capmig.errors import Refused
 from capmig.inputs import Inputs
 from capmig.ports import Engine, Node, Service
@@ -20,6 +21,7 @@ class Plan:
     inputs: Inputs
     service: Service
     warnings: tuple[str, ...]
+    tool: Tool | None = None  # what backs the database up, if that was asked for
 
 
 def check_engine(engine: Engine) -> None:

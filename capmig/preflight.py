@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from capmig import plan
+from capmig.backup.connection import find
+from capmig.backup.tool import Tool, check_reachable, service_names
 from capmig.caprover import CapRoverClient
 from capmig.errors import CapmigError, EngineRefused, Refused
-from capmig.inputs import Inputs
+from capmig.inputs import Backup, Inputs
 from capmig.plan import Plan
-from capmig.ports import Credentials, Log, Swarm
+from capmig.ports import Credentials, Log, Service, Swarm
 
 T = TypeVar("T")
+
+EXAMPLES = {"postgres": "postgres:16"}
 
 
 class Problems:
@@ -53,12 +58,30 @@ def also_of_caprover(refused: Refused, caprover: CapRoverClient, inputs: Inputs)
 
 def look(swarm: Swarm, inputs: Inputs) -> Plan:
     """The plan, from what the swarm says now."""
-    return plan.make_plan(
+    planned = plan.make_plan(
         inputs,
         new_style=swarm.service(inputs.app),
         legacy=swarm.service(plan.LEGACY + inputs.app),
         nodes=swarm.nodes(),
     )
+    if inputs.backup is None:
+        return planned
+    return replace(planned, tool=find_tool(swarm, inputs.backup, planned.service))
+
+
+def find_tool(swarm: Swarm, backup: Backup, service: Service) -> Tool:
+    """What backs the app's database up: the client of its own server's image, if that is a service of the swarm."""
+    found = find(service.env, engine=backup.engine, source=backup.source)
+    check_reachable(found.source, found.connection)
+    host = found.connection.host.split(",")[0]
+    own = (swarm.service(name) for name in service_names(host))
+    image = backup.image or next((server.image for server in own if server is not None), "")
+    if not image:
+        what = f"the image of the database's server, such as {EXAMPLES[found.connection.engine]}"
+        raise Refused(
+            [f"backup-image: is required: {what}, since {host} (in {found.source}) is no service of the swarm."]
+        )
+    return Tool(source=found.source, connection=found.connection, image=image, node=swarm.engine().node_id)
 
 
 def check_images(swarm: Swarm, inputs: Inputs, credentials: Credentials | None) -> None:

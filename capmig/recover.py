@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capmig import jobs, rollout, stages
+from capmig.backup import stages as backups
 from capmig.errors import (
     Conflict,
     DeployFailed,
@@ -65,12 +66,16 @@ def _recover(hand: Hand, raise_up: bool) -> Ending:
             match entry.phase:
                 case Phase.PREPARING:
                     return _nothing_happened(hand)
-                case Phase.DRAINING:
+                case Phase.DRAINING | Phase.BACKING_UP:
                     raise DeployFailed(entry.reason or "The deploy ended before the migration began.")
                 case Phase.MIGRATING:
                     stages.adopt_migration(hand)
                 case Phase.MIGRATED | Phase.DEPLOYING | Phase.VERIFYING:
                     return done(hand, stages.roll_out(hand))
+                case Phase.RESTORING:
+                    _no_job_may_run(hand)
+                    backups.restore(hand)
+                    stages.settle_version(hand, entry.reason)
                 case Phase.RETURNING:
                     _no_job_may_run(hand)
                     return _end(hand, "restored", stages.bring_back(hand))
@@ -129,6 +134,7 @@ def state_of_schema(entry: Entry) -> str:
     return {
         "unchanged": "the database was not changed.",
         "migrated": "the database is migrated.",
+        "restored": "the database is restored: it is what it was before.",
         "unknown": "the migration may be half done.",
     }[entry.schema]
 

@@ -33,6 +33,10 @@ class Outcome:
     state: str
     todo: str
     deployed_image: str
+    backup_id: str = ""
+    backup_bytes: int = 0
+    backup_seconds: float = 0.0
+    restored: bool = False  # the database, from the backup
 
 
 HEADLINES = {
@@ -58,6 +62,10 @@ def outputs(outcome: Outcome) -> dict[str, str]:
         "previous-image": outcome.previous_image,
         "deployed-image": outcome.deployed_image,
         "downtime-seconds": "" if outcome.downtime is None else f"{outcome.downtime:.1f}",
+        "backup-id": outcome.backup_id,
+        "backup-bytes": str(outcome.backup_bytes) if outcome.backup_id else "",
+        "backup-seconds": f"{outcome.backup_seconds:.0f}" if outcome.backup_id else "",
+        "restored": "true" if outcome.restored else "false",
         "summary": one_line(outcome),
     }
 
@@ -86,6 +94,7 @@ def summary(outcome: Outcome) -> str:
         ("Image before", code(outcome.previous_image)),
         ("Image now", code(outcome.deployed_image)),
         ("Migration", _migration(outcome)),
+        ("Backup", _backup(outcome)),
         ("Schema", code(outcome.schema_state)),
         ("Downtime", _downtime(outcome)),
         ("Failed while", code(outcome.failed_phase)),
@@ -142,6 +151,13 @@ def _migration(outcome: Outcome) -> str:
         return "not run"
     exit_code = outcome.migration_exit_code
     return "ran, exit code unknown" if exit_code is None else f"ran, exit code {exit_code}"
+
+
+def _backup(outcome: Outcome) -> str:
+    if not outcome.backup_id:
+        return ""
+    size = f"{outcome.backup_bytes / 1e6:.1f} MB in {duration(outcome.backup_seconds)}"
+    return f"{code(outcome.backup_id)} ({size})" + (", restored" if outcome.restored else "")
 
 
 def _gantt(stages: tuple[Stage, ...]) -> str:

@@ -6,13 +6,12 @@ import contextlib
 from dataclasses import dataclass
 
 from capmig import jobs, rollout
+from capmig.backup import stages as backups
 from capmig.errors import DeployFailed, EngineRefused, NeedsPerson, TimedOut
 from capmig.guard import Guard
 from capmig.hand import Hand
 from capmig.journal import CALL, Phase
 from capmig.ports import Credentials, Spec
-
-DRAINS = 3  # times that an app which somebody starts again is drained before the deploy gives up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +36,7 @@ def migrate(hand: Hand, migration: MigrationJob) -> None:
     """Run the migration to its end, with the app stopped. DeployFailed when it failed."""
     entry = hand.journal.entry
     with Guard(hand, entry.service) as guard:
-        for _ in range(DRAINS):
-            if guard.look():
-                break
-            rollout.drain(hand, entry.service)
-        else:
-            raise DeployFailed(
-                f"{entry.service} is started again by somebody each time it is stopped.",
-                todo="Find out who does it (a webhook, another deploy, Save & Update) and keep it from that meanwhile.",
-            )
+        guard.settle()
         hand.timeline.step("Migrate the database")
         hand.watch.heed()
         deadline = hand.journal.manager_time() + migration.timeout
@@ -150,12 +141,21 @@ def bring_back(hand: Hand) -> float:
 
 
 def give_up(hand: Hand, error: DeployFailed) -> None:
-    """Decide, once the deploy has failed for good, whether the old version comes back or the app stays stopped."""
+    """Decide, once the deploy has failed for good, whether the database is restored, and the old version comes back."""
     entry = hand.journal.entry
     reason = error.what.splitlines()[0]
-    if entry.phase in (Phase.PREPARING, Phase.RETURNING, Phase.DOWN):
+    if entry.phase in (Phase.PREPARING, Phase.RESTORING, Phase.RETURNING, Phase.DOWN):
         return
-    if entry.schema == "unchanged" or entry.on_failure == "restore":
+    if entry.schema != entry.schema_was and entry.restores and backups.untouched(hand):
+        hand.journal.write(phase=Phase.RESTORING, reason=reason)
+        return
+    settle_version(hand, reason)
+
+
+def settle_version(hand: Hand, reason: str) -> None:
+    """Decide, with the database as it is to stay, whether the old version comes back or the app stays stopped."""
+    entry = hand.journal.entry
+    if entry.schema in ("unchanged", "restored") or entry.on_failure == "restore":
         stamp = rollout.service_of(hand, entry.service).stamp
         hand.journal.write(phase=Phase.RETURNING, reason=reason, stamp=stamp)
     else:

@@ -10,7 +10,7 @@ from functools import partial
 
 from capmig.deploy import Report, deploy
 from capmig.hand import Hand, Settings
-from capmig.inputs import Inputs, LocalManager, Migration, Mode, OnFailure, Owner
+from capmig.inputs import Backup, Inputs, LocalManager, Migration, Mode, OnFailure, Owner
 from capmig.jobs import KIND_LABEL
 from capmig.journal import Entry, Journal, config_name
 from capmig.ports import Node, Service, Spec
@@ -27,7 +27,14 @@ NEW = "registry/web:2"
 APP = "web"
 
 
-def inputs(*, image: str = NEW, migrates: bool = True, on_failure: str = "restore", timeout: float = 60.0) -> Inputs:
+def inputs(
+    *,
+    image: str = NEW,
+    migrates: bool = True,
+    on_failure: str = "restore",
+    timeout: float = 60.0,
+    backup: Backup | None = None,
+) -> Inputs:
     """What a workflow asks for: a deploy of `image` to the app."""
     migration = Migration(command=("--migrate-database",), entrypoint=(), image=image, env={}, timeout=timeout)
     return Inputs(
@@ -42,6 +49,7 @@ def inputs(*, image: str = NEW, migrates: bool = True, on_failure: str = "restor
         service="",
         manager=LocalManager(socket="/var/run/docker.sock"),
         migration=migration if migrates else None,
+        backup=backup,
         on_failure=OnFailure(on_failure),
         drain_timeout=60.0,
         deploy_timeout=120.0,

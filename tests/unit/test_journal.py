@@ -70,7 +70,7 @@ def test_entry__survives_the_labels() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"capmig.format": "2"},
+        {"capmig.format": "1"},
         {"capmig.phase": "dancing"},
         {"capmig.replicas": "two"},
         {"capmig.asked": "yes"},

@@ -69,6 +69,10 @@ def test_outputs__success() -> None:
         "previous-image": "ghcr.io/acme/web:1",
         "deployed-image": "ghcr.io/acme/web:2",
         "downtime-seconds": "5.1",
+        "backup-id": "",
+        "backup-bytes": "",
+        "backup-seconds": "",
+        "restored": "false",
         "summary": "web: deployed ghcr.io/acme/web:2; schema migrated; down for 5.1 s",
     }
 

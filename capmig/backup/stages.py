@@ -1,0 +1,229 @@
+"""The stages of a deploy that have to do with backups: check, back up, restore, remove old ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from capmig import jobs, rollout
+from capmig.backup.connection import find
+from capmig.backup.tool import VOLUME, Told, Tool, backup_id, job_spec
+from capmig.errors import CapmigError, DeployFailed, EngineRefused, NeedsPerson, Refused, TimedOut
+from capmig.guard import Guard
+from capmig.hand import Hand
+from capmig.journal import Entry, Phase
+from capmig.plan import Plan
+from capmig.ports import Service
+
+CHECK_TIMEOUT = 300.0  # the client's image may have to be pulled
+TIDY_TIMEOUT = 60.0
+RESTORE_FACTOR = 4  # a restore makes indexes anew, so it takes longer than the backup did
+RESTORES = 3  # attempts, before a person is asked
+
+
+def check(hand: Hand, plan: Plan) -> Tool | None:
+    """See, before anything stops, that the login, the rights, the client and the space are right for a backup.
+
+    Returns the plan's tool, its image pinned to what was just pulled. None if no backup was asked for.
+    """
+    if plan.tool is None or plan.inputs.backup is None:
+        return None
+    hand.timeline.step("Check that the database can be backed up")
+    name = f"{hand.job_name}-check"
+    tool = replace(plan.tool, image=_pinned(hand, plan.tool.image))
+    hand.journal.write(
+        backup_engine=tool.connection.engine,
+        backup_source=tool.source,
+        backup_target=tool.connection.target,
+        backup_image=tool.image,
+        backup_node=tool.node,
+        backup_timeout=plan.inputs.backup.timeout,
+        restores=plan.inputs.backup.restore,
+    )
+    told, ended = _run(hand, plan.service, tool, name=name, action="check", timeout=CHECK_TIMEOUT)
+    if ended.exit_code != 0:
+        raise DeployFailed(
+            f"The database cannot be backed up: {_why(told, ended)}",
+            todo="Mend what is said above, name another database with backup-source or another client with "
+            "backup-image, or deploy without a backup (backup: none).",
+        )
+    jobs.stop(hand, name)
+    return tool
+
+
+def _pinned(hand: Hand, image: str) -> str:
+    """The image with its digest: with that, a node which has it asks no registry for it while the app is down."""
+    if "@" in image:
+        return image
+    try:
+        return f"{image}@{hand.swarm.resolve(image, hand.credentials)}"
+    except EngineRefused:
+        return image
+
+
+def back_up(hand: Hand, service: Service, tool: Tool) -> None:
+    """Back the stopped app's database up, and see that the backup can be read. DeployFailed otherwise."""
+    hand.watch.heed()
+    entry = hand.journal.entry
+    name = f"{hand.job_name}-backup"
+    hand.timeline.step("Back the database up")
+    with Guard(hand, entry.service) as guard:
+        guard.settle()
+        now = hand.journal.manager_time()
+        made = backup_id(hand.app, entry.previous_image, tool.connection.engine, now)
+        hand.journal.write(
+            phase=Phase.BACKING_UP,
+            job=name,
+            job_id="",
+            job_deadline=now + entry.backup_timeout,
+            drained_version=rollout.service_of(hand, entry.service).version,
+            touched=False,
+        )
+        guard.settle()
+        try:
+            told, ended = _run(
+                hand, service, tool, name=name, action="dump", timeout=entry.backup_timeout, backup=made, journaled=True
+            )
+        except TimedOut as error:
+            raise DeployFailed(f"{error.what} It was stopped.", todo="Raise backup-timeout.") from error
+    if ended.exit_code != 0:
+        raise DeployFailed(f"The backup failed: {_why(told, ended)}", todo="Mend what is said above and deploy again.")
+    jobs.stop(hand, name, known_id=hand.journal.entry.job_id)
+    entry = hand.journal.write(
+        job="",
+        job_id="",
+        backup_id=made,
+        backup_bytes=int(told.number("bytes")),
+        backup_seconds=told.number("seconds"),
+    )
+    size = entry.backup_bytes / 1e6
+    hand.log.info(f"The backup {made} has {size:.1f} MB; it took {entry.backup_seconds:.0f} s, and can be read.")
+
+
+def untouched(hand: Hand) -> bool:
+    """Whether no task of the app can have run since the backup: its service is just as it was when it was drained."""
+    entry = hand.journal.entry
+    if not entry.backup_id or entry.touched or entry.phase == Phase.VERIFYING:
+        return False
+    service = rollout.service_of(hand, entry.service)
+    return service.version == entry.drained_version and service.replicas == 0
+
+
+def restore(hand: Hand) -> None:
+    """Bring the database back to what it was, with the app stopped; begins anew where one was left half done."""
+    entry = hand.journal.entry
+    hand.timeline.step("Restore the database")
+    service = rollout.service_of(hand, entry.service)
+    tool = tool_of(entry, service)
+    why = ""
+    with Guard(hand, entry.service) as guard:
+        try:
+            guard.settle()
+        except DeployFailed as error:
+            raise NeedsPerson(error.what, state=where(entry), todo=f"{error.todo} Then run mode: recover.") from error
+        for number in range(RESTORES):
+            name = f"{hand.job_name}-restore-{number}"
+            timeout = RESTORE_FACTOR * entry.backup_timeout
+            deadline = hand.journal.manager_time() + timeout
+            hand.journal.write(job=name, job_id="", job_deadline=deadline)
+            try:
+                told, ended = _run(
+                    hand,
+                    service,
+                    tool,
+                    name=name,
+                    action="restore",
+                    timeout=timeout,
+                    backup=entry.backup_id,
+                    journaled=True,
+                )
+            except (TimedOut, DeployFailed) as error:
+                why = error.what
+                break
+            jobs.stop(hand, name, known_id=hand.journal.entry.job_id)
+            if ended.exit_code == 0:
+                how = {"swap": "a new database took its place", "in-place": "in place, in one transaction"}
+                hand.log.info(f"The database is restored ({how.get(told.values.get('method', ''), 'done')}).")
+                state = "restored" if entry.schema_was == "unchanged" else entry.schema_was
+                hand.journal.write(job="", job_id="", restored=True, schema=state)
+                return
+            why = _why(told, ended)
+            hand.log.warning(f"The restore failed: {why}")
+    raise NeedsPerson(
+        f"The database could not be restored: {why}",
+        state=f"{entry.service} is stopped, and what the migration did is still there. {where(entry)}",
+        todo="Mend what is said above and run mode: recover, which restores again.",
+    )
+
+
+def tool_of(entry: Entry, service: Service) -> Tool:
+    """The tool that made the backup, from the journal and the app's environment. NeedsPerson if that has changed."""
+    try:
+        found = find(service.env, engine=entry.backup_engine, source=entry.backup_source)
+    except Refused as error:
+        raise _changed(entry, error.what) from error
+    if found.connection.target != entry.backup_target:
+        raise _changed(entry, f"{entry.backup_source} named another database then")
+    return Tool(source=found.source, connection=found.connection, image=entry.backup_image, node=entry.backup_node)
+
+
+def _changed(entry: Entry, why: str) -> NeedsPerson:
+    return NeedsPerson(
+        f"The app's environment was changed since the backup, so it cannot be restored by itself: {why}",
+        state=f"{entry.service} is stopped. {where(entry)}",
+        todo=f"Set {entry.backup_source} back to {entry.backup_target}, and run mode: recover.",
+    )
+
+
+def where(entry: Entry) -> str:
+    """Where the backup is, in a sentence."""
+    return f"The backup is in the volume {VOLUME} on the node {entry.backup_node}, as {entry.backup_id}."
+
+
+def tidy(hand: Hand, plan: Plan) -> None:
+    """Remove the app's oldest backups. A deploy that has succeeded does not fail for it."""
+    if plan.tool is None or plan.inputs.backup is None:
+        return
+    tool = replace(plan.tool, image=hand.journal.entry.backup_image)
+    name = f"{hand.job_name}-prune"
+    try:
+        told, ended = _run(
+            hand, plan.service, tool, name=name, action="prune", timeout=TIDY_TIMEOUT, keep=plan.inputs.backup.keep
+        )
+        why = "" if ended.exit_code == 0 else _why(told, ended)
+    except CapmigError as error:
+        why = error.what
+    if why:
+        hand.log.warning(f"Old backups could not be removed: {why}")
+
+
+def _run(
+    hand: Hand,
+    service: Service,
+    tool: Tool,
+    *,
+    name: str,
+    action: str,
+    timeout: float,
+    backup: str = "",
+    keep: int = 0,
+    journaled: bool = False,
+) -> tuple[Told, jobs.Ended]:
+    """Run a job to its end. When it does not come to it in time it is stopped and proven gone, and TimedOut raised."""
+    spec = job_spec(service, tool, app=hand.app, name=name, action=action, backup=backup, keep=keep)
+    told = Told()
+    try:
+        job = jobs.start(hand, spec, hand.credentials)
+    except EngineRefused as error:
+        raise DeployFailed(f"The swarm refused the job {name}: {error.what}") from error
+    if journaled:
+        hand.journal.write(job_id=job.id)
+    try:
+        ended = jobs.wait_for_end(hand, job, timeout=timeout, source=action, hear=told.hear)
+    except TimedOut:
+        jobs.stop(hand, name, known_id=job.id)
+        raise
+    return told, ended
+
+
+def _why(told: Told, ended: jobs.Ended) -> str:
+    return told.values.get("error") or ended.error or f"{ended.state}, exit code {ended.exit_code}"

@@ -1,0 +1,333 @@
+"""Deploys with a backup, on the fakes: what is restored, when, and when not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from capmig.backup import connection, tool
+from capmig.errors import CapRoverRefused, LinkLost, NeedsPerson, Refused
+from capmig.inputs import Backup, Engine, Inputs
+from capmig.jobs import KIND_LABEL
+from capmig.journal import Entry, Phase
+from capmig.ports import Spec
+from capmig.recover import recover
+from tests.fakes.log import RecordingLog
+from tests.fakes.swarm import Run, app_spec
+from tests.fakes.world import APP, NEW, OLD, World, inputs
+
+SERVER = "postgres:15"
+CLIENT = f"{SERVER}@sha256:{hashlib.sha256(SERVER.encode()).hexdigest()}"
+URL = "DATABASE_URL=postgres://web:hush-hush@srv-captain--db/web"
+
+
+def asked(*, restore: bool = True, on_failure: str = "restore", source: str = "", image: str = "") -> Inputs:
+    backup = Backup(engine=Engine.AUTO, source=source, image=image, timeout=60.0, keep=5, restore=restore)
+    return inputs(backup=backup, on_failure=on_failure)
+
+
+class Database(World):
+    """A world whose database is PostgreSQL, in a service of its own; `saved` is what the backup holds."""
+
+    def __init__(self) -> None:
+        super().__init__(spec=app_spec(APP, OLD, env=[URL]))
+        self.saved: int | str | None = None
+        self.did: list[str] = []
+        self.jobs_do: dict[str, Run] = {}
+        self.swarm.images[SERVER] = Run()
+        self.swarm.images[CLIENT] = self.behave
+        self.swarm.direct.create_service(app_spec("srv-captain--db", SERVER, replicas=1))
+        self.clock.sleep(5.0)
+
+    def behave(self, spec: Spec) -> Run:
+        action = spec["Labels"][KIND_LABEL].removeprefix("backup-")
+        effects: dict[str, Callable[[], None]] = {"dump": self.save, "restore": self.bring_back}
+        output = {"dump": "capmig: id=x bytes=1500000 seconds=3", "restore": "capmig: method=swap"}.get(action, "")
+        run = self.jobs_do.get(action) or Run(duration=2.0, output=((1.0, output),))
+        ends = effects.get(action, lambda: None)
+        at = [(run.duration, ends)] if run.duration and run.exit_code == 0 else []
+        return replace(run, effects=[(0.0, lambda: self.did.append(action)), *at])
+
+    def save(self) -> None:
+        self.saved = self.schema
+
+    def bring_back(self) -> None:
+        assert self.saved is not None
+        self.schema = self.saved
+
+
+def failing(world: Database, exit_code: int = 1) -> None:
+    """The migration breaks something, and fails."""
+    world.new_image(migration=Run(duration=3.0, exit_code=exit_code))
+
+
+def test_backup__is_made_while_nothing_runs() -> None:
+    """Checked before the stop, made after it; a good deploy restores nothing and removes old ones."""
+    world = Database()
+    report = world.deploy(asked())
+    assert report.error is None
+    assert world.did == ["check", "dump", "prune"]
+    assert world.saved == 1
+    assert world.schema == 2
+    entry = report.ending.entry
+    assert (entry.backup_bytes, entry.backup_seconds, entry.restored) == (1500000, 3.0, False)
+    assert entry.backup_id.startswith("web/20")
+    assert entry.backup_id.endswith("-web-1.dump")
+    assert world.jobs == []
+
+
+def test_backup__is_restored_after_a_failed_migration() -> None:
+    """The old version runs on the database as it was, though on-failure would have let it stay down."""
+    world = Database()
+    failing(world)
+    before = world.service.spec
+    report = world.deploy(asked(on_failure="stay-down"))
+    assert report.ending.result == "restored"
+    assert report.ending.entry.schema == "restored"
+    assert report.ending.entry.restored
+    assert world.did == ["check", "dump", "restore"]
+    assert world.schema == 1
+    assert world.service.spec == before
+    assert world.running == [OLD, OLD]
+    assert world.jobs == []
+    assert world.journal is None
+
+
+def test_backup__is_restored_when_caprover_declines() -> None:
+    """Past the migration, but before anything of the new version ran, going back is whole."""
+    world = Database()
+    world.caprover.refuse = CapRoverRefused("Auth token corrupted", status=1106)
+    report = world.deploy(asked())
+    assert report.ending.entry.restored
+    assert world.schema == 1
+    assert world.running == [OLD, OLD]
+
+
+def test_backup__is_not_restored_once_the_new_version_ran() -> None:
+    """A new version that crashes may have written: its data stay."""
+    world = Database()
+    world.new_image(serves=Run(duration=1.0, exit_code=1))
+    report = world.deploy(asked())
+    assert report.failed_phase == Phase.VERIFYING
+    assert not report.ending.entry.restored
+    assert world.schema == 2
+    assert world.running == [OLD, OLD]
+
+
+@pytest.mark.parametrize("quietly", [False, True])
+def test_backup__is_not_restored_once_somebody_started_the_app(quietly: bool) -> None:
+    """An instance that ran after the backup may have written, even if nobody saw it."""
+    world = Database()
+    world.new_image(migration=Run(duration=20.0, exit_code=1))
+
+    def start() -> None:
+        world.caprover.save_and_update()
+
+    def start_and_stop() -> None:
+        for replicas in (2, 0):
+            spec = world.service.spec
+            spec["Mode"]["Replicated"]["Replicas"] = replicas
+            world.swarm.direct.update_service(world.service, spec)
+
+    world.clock.call_later(25.0, start_and_stop if quietly else start)
+    hand = world.hand()
+    report = world.deploy(asked(), hand)
+    assert world.did == ["check", "dump"]
+    assert not report.ending.entry.restored
+    assert report.ending.entry.schema == "unknown"
+
+
+def test_backup__is_not_restored_if_not_asked_for() -> None:
+    """restore-on-failure: false leaves it to on-failure."""
+    world = Database()
+    failing(world)
+    report = world.deploy(asked(restore=False, on_failure="stay-down"))
+    assert report.ending.result == "stayed-down"
+    assert world.did == ["check", "dump"]
+
+
+def test_backup__that_cannot_work_stops_nothing() -> None:
+    """What the check finds is told before the stop, in its own words."""
+    world = Database()
+    world.jobs_do["check"] = Run(duration=1.0, exit_code=1, output=((0.5, "capmig: error=the client is too old"),))
+    report = world.deploy(asked())
+    assert report.ending.result == "unchanged"
+    assert "the client is too old" in str(report.error)
+    assert world.running == [OLD, OLD]
+    assert world.migrations == 0
+
+
+@pytest.mark.parametrize("run", [Run(duration=1.0, exit_code=1), Run(duration=None)])
+def test_backup__that_fails_brings_the_old_version_back(run: Run) -> None:
+    """Without a backup there is no migration; one that hangs is stopped."""
+    world = Database()
+    world.jobs_do["dump"] = run
+    report = world.deploy(asked())
+    assert report.ending.result == "restored"
+    assert report.failed_phase == Phase.BACKING_UP
+    assert report.ending.entry.schema == "unchanged"
+    assert world.migrations == 0
+    assert world.running == [OLD, OLD]
+    assert world.jobs == []
+
+
+def test_restore__that_fails_needs_a_person_and_is_tried_again_by_the_next() -> None:
+    """After three attempts the app stays down, and the message says where the backup is; recover then restores."""
+    world = Database()
+    failing(world)
+    world.jobs_do["restore"] = Run(duration=1.0, exit_code=1, output=((0.5, "capmig: error=disk full"),))
+    with pytest.raises(NeedsPerson, match="disk full") as caught:
+        world.deploy(asked())
+    assert "web/20" in caught.value.state
+    assert world.did.count("restore") == 3
+    assert world.running == []
+    left = world.journal
+    assert left is not None
+    assert left.phase is Phase.RESTORING
+    del world.jobs_do["restore"]
+    ending = recovered(world)
+    assert ending.restored
+    assert world.schema == 1
+    assert world.running == [OLD, OLD]
+
+
+def recovered(world: Database) -> Entry:
+    """Another process takes over, once the lease is gone, with nothing but the journal and the app's environment."""
+    world.clock.sleep(61.0)
+    hand = world.hand()
+    found = hand.journal.look()
+    assert found is not None
+    assert hand.journal.take_over(*found)
+    return recover(hand).entry
+
+
+@pytest.mark.parametrize("phase", [Phase.BACKING_UP, Phase.MIGRATING, Phase.RESTORING])
+def test_recover__in_another_process(phase: Phase) -> None:
+    """A run that dies while it backs up, migrates or restores is brought to its end by the next one."""
+    world = Database()
+    failing(world)
+
+    def die(name: str, args: object) -> None:
+        entry = world.journal
+        if entry is not None and entry.phase is phase and name == "tasks":
+            raise KeyboardInterrupt
+
+    world.swarm.before_call = die
+    with pytest.raises(KeyboardInterrupt):
+        world.deploy(asked())
+    world.swarm.before_call = lambda name, args: None
+    entry = recovered(world)
+    assert entry.restored is (phase is not Phase.BACKING_UP)
+    assert world.schema == 1
+    assert world.running == [OLD, OLD]
+    assert world.jobs == []
+
+
+def test_recover__when_the_app_names_another_database_now() -> None:
+    """A backup is restored only to the database that it was made of."""
+    world = Database()
+    failing(world)
+
+    def die(name: str, args: object) -> None:
+        if world.journal is not None and world.journal.phase is Phase.RESTORING:
+            raise KeyboardInterrupt
+
+    world.swarm.before_call = die
+    with pytest.raises(KeyboardInterrupt):
+        world.deploy(asked())
+    world.swarm.before_call = lambda name, args: None
+    spec = world.service.spec
+    spec["TaskTemplate"]["ContainerSpec"]["Env"] = ["DATABASE_URL=postgres://web:hush-hush@srv-captain--db/other"]
+    world.swarm.direct.update_service(world.service, spec)
+    with pytest.raises(NeedsPerson, match="named another database"):
+        recovered(world)
+    assert "restore" not in world.did
+
+
+def test_backup__shows_its_password_nowhere() -> None:
+    """The password is in the job's environment, and neither in the journal nor in the log."""
+    world = Database()
+    failing(world)
+    seen: list[str] = []
+
+    def look(name: str, args: tuple[object, ...]) -> None:
+        if name in ("create_config", "update_config"):
+            seen.append(str(args))
+
+    world.swarm.before_call = look
+    hand = world.hand()
+    world.deploy(asked(), hand)
+    assert isinstance(hand.log, RecordingLog)
+    assert "hush-hush" not in hand.log.text
+    assert seen
+    assert "hush-hush" not in str(seen)
+
+
+def test_backup__without_a_server_in_the_swarm_needs_an_image() -> None:
+    """A database elsewhere: the input that decides is named; with it, that image is the client's."""
+    world = Database()
+    spec = world.service.spec
+    spec["TaskTemplate"]["ContainerSpec"]["Env"] = ["DATABASE_URL=postgres://web:hush-hush@db.example.com/web"]
+    world.swarm.direct.update_service(world.service, spec)
+    with pytest.raises(Refused, match=r"backup-image: is required: .* such as postgres:16"):
+        world.deploy(asked())
+    world.deploy(asked(image=SERVER))
+    assert world.did == ["check", "dump", "prune"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "%2Frun"])
+def test_backup__of_a_database_within_the_app(host: str) -> None:
+    """What only the app's own container reaches cannot be backed up by another."""
+    found = connection.find([f"U=postgres://u@{host}/d"], engine="auto")
+    with pytest.raises(Refused, match="within the app's own container"):
+        tool.check_reachable(found.source, found.connection)
+
+
+def test_job_spec__has_secrets_in_its_environment_only() -> None:
+    """The login is in env, and the job is on its node, on the app's networks without the app's names."""
+    world = Database()
+    found = connection.find([f"{URL}?sslmode=require"], engine="auto")
+    made = tool.Tool(source=found.source, connection=found.connection, image=SERVER, node="node1")
+    spec = tool.job_spec(world.service, made, app=APP, name="job", action="dump", backup="web/x.dump")
+    template = spec["TaskTemplate"]
+    env = template["ContainerSpec"].pop("Env")
+    assert {"PGPASSWORD=hush-hush", "PGSSLMODE=require", "PGHOST=srv-captain--db", "PGPORT=5432"} <= set(env)
+    assert "hush-hush" not in str(spec)
+    assert template["Placement"] == {"Constraints": ["node.id==node1"]}
+    assert template["Networks"] == [{"Target": "captain-overlay-network"}]
+
+
+def test_told__numbers_and_errors() -> None:
+    """What a job tells is gathered over several looks; what is no number is none."""
+    told = tool.Told()
+    told.hear(["hello", "capmig: id=web/x bytes=12 seconds=x"])
+    told.hear(["capmig: error=no space left"])
+    assert told.number("bytes") == 12
+    assert told.number("seconds") == 0
+    assert told.values["error"] == "no space left"
+
+
+def test_backup_id__sorts_in_order_of_time() -> None:
+    """A name is safe as a path, and tells the version that the data belongs to."""
+    first = tool.backup_id("web", f"ghcr.io:5000/acme/web:1.4.0@sha256:{'0' * 64}", "postgres", 0.0)
+    later = tool.backup_id("web", NEW, "postgres", 1e9)
+    assert first == "web/19700101T000000Z-web-1.4.0.dump"
+    assert first < later
+
+
+def test_backup__survives_a_lost_link() -> None:
+    """A link that is lost while the backup is made brings the old version back."""
+    world = Database()
+    left = [LinkLost("gone")]
+
+    def lose(name: str, args: object) -> None:
+        if world.journal is not None and world.journal.phase is Phase.BACKING_UP and name == "logs" and left:
+            raise left.pop()
+
+    world.swarm.before_call = lose
+    report = world.deploy(asked())
+    assert report.ending.result == "restored"
+    assert world.running == [OLD, OLD]
