@@ -62,7 +62,7 @@ def test_find__postgres_in_one_variable(line: str) -> None:
         "POSTGRES_HOST=srv-captain--db POSTGRES_DB=shop POSTGRES_USER=shop POSTGRES_PASSWORD=p@ss",
         "S_URL=jdbc:postgresql://srv-captain--db/shop S_USERNAME=shop S_PASSWORD=p@ss",
         "DATABASE_URL=postgres://shop:p@ss@srv-captain--db/shop PGHOST=srv-captain--db PGUSER=shop PGDATABASE=shop",
-        "A_HOST=srv-captain--db A_NAME=shop A_USERNAME=shop A_PASSWORD=p@ss A_ADAPTER=postgresql MAIL_HOST=m MAIL_USER=x",
+        "A_HOST=srv-captain--db A_NAME=shop A_USERNAME=shop A_PASSWORD=p@ss A_ADAPTER=postgresql M_HOST=m M_USER=x",
     ],
 )
 def test_find__postgres_in_several_variables(lines: str) -> None:
