@@ -107,20 +107,16 @@ def _told(seen: Seen) -> list[str]:
     said = reported[-1].outputs
     result = said["result"]
     image = seen.spec_after["TaskTemplate"]["ContainerSpec"]["Image"]
-    replicas = seen.spec_before["Mode"]["Replicated"]["Replicas"]
-    truth = {
-        "result": "deployed" if image == seen.new else "restored" if len(seen.app) > replicas else "failed or refused",
-        "schema-state": "migrated" if seen.schema == "2" else "unchanged",
-        "deployed-image": image,
-        "migration-ran": "true" if seen.jobs else "false",
-        "migration-exit-code": seen.jobs[-1].exit_code if seen.jobs else "",
-    }
-    if result in ("failed", "refused"):
-        # Before the lock a run knows nothing of the service.
-        truth = {"result": truth["result"], "migration-ran": truth["migration-ran"]}
-        if result not in truth["result"]:
-            found.append(f"{reported[-1].process} says {result}; in truth the app was {truth['result']}")
-        truth.pop("result")
+    wanted = {"deployed": seen.new}.get(result, seen.old)
+    if image != wanted:
+        found.append(f"{reported[-1].process} says {result}; in truth {image} runs")
+    if result in ("failed", "refused") and any(life.ended < float("inf") for life in seen.app):
+        found.append(f"{reported[-1].process} says {result}; in truth the app was stopped")
+    truth = {"migration-ran": "true" if seen.jobs else "false"}
+    if result in ("deployed", "restored"):
+        truth["schema-state"] = "migrated" if seen.schema == "2" else "unchanged"
+        truth["deployed-image"] = image
+        truth["migration-exit-code"] = seen.jobs[-1].exit_code if seen.jobs else ""
     found += [
         f"{reported[-1].process} says {name}={said.get(name)!r}; in truth it is {value!r}"
         for name, value in truth.items()

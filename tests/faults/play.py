@@ -72,8 +72,14 @@ class Slot(Sandbox):
         token = self.caprover.create_app(name, image, instances=0, env=variables)
         self.caprover.update_app(name, instanceCount=REPLICAS)
         app = DemoApp(sandbox=self, name=name, service=name, database=database, token=token)
-        wait_for(f"{name} to run", lambda: app.running() == [image] * REPLICAS)
+        # Asked often, the docker program would be most of the work.
+        wait_for(f"{name} to run", lambda: self._running(name, image) == REPLICAS)
         return app
+
+    def _running(self, service: str, image: str) -> int:
+        tasks = self.docker.services.get(service).tasks()
+        states = [task["Status"]["State"] for task in tasks if task["Spec"]["ContainerSpec"]["Image"] == image]
+        return states.count("running")
 
 
 def make_template(sandbox: Sandbox) -> str:
@@ -137,7 +143,11 @@ def _play(app: DemoApp, witness: Witness, action: Action, case: Case | None, beg
         rows_after=app.rows(),
         schema=app.schema(),
         left=_left(app),
-        app=[life for life in witness.lives(lambda name: name == app.service) if life.ended > since],
+        app=[
+            life
+            for life in witness.lives(lambda name: name == app.service)
+            if life.ended > since and not life.image.endswith(":placeholder")
+        ],
         jobs=witness.lives(lambda name: _is_job_of(app, name) and name.endswith("-migration")),
         reported=[Reported.of(process, result) for process, result in results],
     )

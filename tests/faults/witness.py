@@ -31,10 +31,10 @@ class Witness:
     """Follows the events of all nodes until it is closed; one for all cases that run side by side."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self._nodes = sandbox.nodes
         self._lives: dict[str, Life] = {}
         self._lock = threading.Lock()
-        self._clients = [node.client() for node in self._nodes]
+        self._asking = threading.Lock()
+        self._clients = [node.client() for node in sandbox.nodes]
         self._streams = [
             client.events(decode=True, filters={"type": "container", "event": ["start", "die"]})
             for client in self._clients
@@ -60,11 +60,9 @@ class Witness:
         """Of the services with such names, oldest first; once all that has happened until now was seen."""
 
         def running() -> set[str]:
-            lines = "".join(
-                node.execute("docker", "ps", "--no-trunc", f'--format={{{{.ID}}}} {{{{.Label "{SERVICE}"}}}}')
-                for node in self._nodes
-            ).splitlines()
-            return {line.split()[0] for line in lines if len(line.split()) == 2 and of(line.split()[1])}
+            with self._asking:
+                found = [each for client in self._clients for each in client.api.containers(filters={"label": SERVICE})]
+            return {each["Id"] for each in found if of(each["Labels"][SERVICE])}
 
         def seen() -> set[str]:
             with self._lock:

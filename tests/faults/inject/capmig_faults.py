@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -34,6 +35,7 @@ CLOCKS = {"since", "expires", "holder", "owner", "owner_url"}
 Answer = Callable[[], requests.Response]
 
 
+@cache  # Python reads a virtual environment's .pth files twice where lib64 is a link to lib
 def install() -> None:
     """Wrap what the action calls out with, if there is a plan."""
     plan = WORKSPACE / "fault.json"
