@@ -1,0 +1,83 @@
+"""Deploys with a backup: a migration that destroys data, and an old version that serves all of it again."""
+
+from __future__ import annotations
+
+from tests.e2e.world import Before, assert_back, assert_deployed, told
+from tests.sandbox.app import DemoApp
+from tests.sandbox.runner import Step
+
+# One of each kind of thing, beside what the demo app has itself.
+MORE = """
+CREATE EXTENSION pg_trgm;
+CREATE TABLE pictures (id serial PRIMARY KEY, bytes bytea, title text UNIQUE, kind text CHECK (kind <> ''));
+INSERT INTO pictures (bytes, title, kind) SELECT decode(md5(n::text), 'hex'), 'Zoë 客户 ' || n, 'k' FROM generate_series(1, 99) n;
+CREATE INDEX titles ON pictures USING gin (title gin_trgm_ops);
+CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.title := upper(NEW.title); RETURN NEW; END$$;
+CREATE TRIGGER shout BEFORE UPDATE ON pictures FOR EACH ROW EXECUTE FUNCTION shout();
+CREATE VIEW titles_of AS SELECT title FROM pictures;
+GRANT SELECT ON pictures TO PUBLIC;
+SELECT lo_from_bytea(4711, 'large'::bytea);
+"""  # noqa: E501 - a statement a line
+
+
+def test_backup__of_a_good_deploy(app: DemoApp, step: Step) -> None:
+    """The new version runs on the migrated database; the outputs tell the backup."""
+    before = Before.of(app)
+    result = step.run(app.inputs("v2", stable_for="1s", backup="auto"))
+    assert_deployed(result, before, "v2")
+    assert result.outputs["backup-id"].startswith(f"{app.name}/20")
+    assert int(result.outputs["backup-bytes"]) > 1000
+    assert result.outputs["restored"] == "false"
+    assert result.outputs["backup-id"] in result.summary
+
+
+def test_backup__is_restored_after_a_migration_that_destroys(app: DemoApp, step: Step) -> None:
+    """The migration deletes rows and fails: the old version's first answer comes from a database equal to before."""
+    app.sandbox.psql(MORE, app.database)
+    before, whole = Before.of(app), app.dump()
+    with app.prober() as prober:
+        result = step.run(app.inputs("v3-fails", stable_for="1s", backup="auto"))
+        seen = {(sample.version, sample.rows) for sample in prober.samples() if sample.status == 200}
+    assert result.exit_code == 1, told(result)
+    assert result.outputs["result"] == "restored", told(result)
+    assert result.outputs["failed-phase"] == "migrating", told(result)
+    assert result.outputs["schema-state"] == "restored", told(result)
+    assert result.outputs["restored"] == "true"
+    assert "The migration failed (exit code 1)." in result.log
+    assert app.dump() == whole
+    assert seen == {("v1", before.rows)}
+    assert_back(before)
+
+
+def test_backup__is_restored_after_a_migration_that_hangs(app: DemoApp, step: Step) -> None:
+    """The migration deletes rows and never ends: it is stopped, and the database is what it was."""
+    before, whole = Before.of(app), app.dump()
+    result = step.run(app.inputs("v3-hangs", stable_for="1s", migrate_timeout="15s", backup="postgres"))
+    assert result.outputs["restored"] == "true", told(result)
+    assert app.dump() == whole
+    assert_back(before)
+
+
+def test_backup__is_not_restored_once_the_new_version_ran(app: DemoApp, step: Step) -> None:
+    """A new version that crashes has run: the database stays migrated, and the message says where the backup is."""
+    before = Before.of(app)
+    result = step.run(app.inputs("v3-crashes", stable_for="20s", deploy_timeout="1m", backup="auto"))
+    assert result.outputs["restored"] == "false", told(result)
+    assert result.outputs["schema-state"] == "migrated", told(result)
+    assert f"as {result.outputs['backup-id']}" in result.log
+    assert app.schema() == "3"
+    assert_back(before)
+
+
+def test_backup__wrong_password_stops_nothing(app: DemoApp, step: Step) -> None:
+    """A login that does not work is found out while the old version serves on."""
+    before = Before.of(app)
+    wrong = app.sandbox.database_url(app.database).replace(":pass-", ":not-the-pass-")
+    app.sandbox.nodes[0].execute("docker", "service", "update", "--quiet", f"--env-add=OTHER_URL={wrong}", app.service)
+    before = Before.of(app)
+    result = step.run(app.inputs("v2", stable_for="1s", backup="auto", backup_source="OTHER_URL"))
+    assert result.exit_code == 1, told(result)
+    assert result.outputs["result"] == "failed", told(result)
+    assert "password authentication failed" in result.log
+    assert "not-the-pass" not in result.log
+    assert_back(before)
