@@ -77,7 +77,8 @@ class Slot(Sandbox):
         return app
 
     def _running(self, service: str, image: str) -> int:
-        tasks = self.docker.services.get(service).tasks()
+        api: Any = self.docker.api
+        tasks = api.tasks(filters={"service": service})
         states = [task["Status"]["State"] for task in tasks if task["Spec"]["ContainerSpec"]["Image"] == image]
         return states.count("running")
 
