@@ -95,18 +95,24 @@ class EngineHttp:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a mutation once.
+        """Send a mutation once; a link that has dropped is mended first.
 
         LinkLost: nothing was sent. FateUnknown: no answer came. Conflict: out of sequence. EngineRefused: all else.
         """
         url = self._url(f"/v{self.api_version()}{path}", params)
-        try:
-            answer = self._session.request(method, url, json=body, headers=headers, timeout=LIMIT)
-        except requests.RequestException as error:
-            if not _nothing_sent(error):
-                raise FateUnknown(f"No answer came to {method} {path}: {_cause(error)}.") from error
-            self._link.ensure()
-            raise LinkLost(f"{method} {path} was not sent: {_cause(error)}.") from error
+        mended = False
+        seconds = LIMIT
+        while True:
+            try:
+                answer = self._session.request(method, url, json=body, headers=headers, timeout=seconds)
+                break
+            except requests.RequestException as error:
+                if not _nothing_sent(error):
+                    raise FateUnknown(f"No answer came to {method} {path}: {_cause(error)}.") from error
+                if mended:
+                    raise LinkLost(f"{method} {path} was not sent: {_cause(error)}.") from error
+                self._link.ensure()
+                mended, seconds = True, TRY
         _check(answer, f"{method} {path}", mutation=True)
 
     def try_once(self, method: str, path: str, params: Mapping[str, str], *, seconds: float) -> bool:

@@ -8,7 +8,7 @@ import socketserver
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -259,6 +259,20 @@ def test_write__nothing_was_sent(folder: Path) -> None:
         with pytest.raises(LinkLost, match="was not sent"):
             swarm.update_service(SERVICE, SERVICE.spec)
     assert link.asked == 1
+
+
+def test_write__sent_once_the_link_is_mended(folder: Path) -> None:
+    """What was surely not sent is sent over the mended link: a deploy does not fail for a link that was cut."""
+    with ExitStack() as stack:
+        link = RecordedLink(lambda: servers.append(stack.enter_context(serving(folder / "s", answer(200, {})))))
+        servers: list[Server] = []
+        with swarm_at(folder / "s", link) as swarm:
+            with serving(folder / "s", answer(200, [], close=True)):
+                swarm.nodes()
+            (folder / "s").unlink()
+            swarm.update_service(SERVICE, SERVICE.spec)
+    assert link.asked == 1
+    assert [len(server.requests) for server in servers] == [1]
 
 
 @pytest.mark.parametrize("reply", [None, answer(200, {}, length=999)], ids=["hung up", "broke off"])
