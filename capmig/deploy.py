@@ -26,21 +26,30 @@ class Report:
 
 
 def deploy(hand: Hand, look: Callable[[], Plan]) -> Report:
-    """Carry out the plan that `look` makes once the lock is held. Every way out of it ends in `recover`."""
+    """Carry out the plan that `look` makes once the lock is held."""
+    return carry_out(hand, look, roll_forward)
+
+
+def carry_out(hand: Hand, look: Callable[[], Plan], act: Callable[[Hand, Plan], Ending]) -> Report:
+    """Do something with the lock held. Every way out of it ends in `recover`."""
     try:
-        plan = lock(hand, look)
-        pull(hand, plan)
-        if plan.inputs.migration is not None:
-            tool = backups.check(hand, plan) if plan.tool is not None else None
-            stages.drain(hand)
-            if tool is not None:
-                backups.back_up(hand, plan.service, tool)
-            stages.migrate(hand, migration_job(hand, plan, plan.inputs.migration))
-        since = stages.roll_out(hand)
-        backups.tidy(hand, plan)
-        return Report(ending=done(hand, since))
+        return Report(ending=act(hand, lock(hand, look)))
     except Exception as error:  # noqa: BLE001 - whatever it is, the app must not stay down for it
         return _fail(hand, error)
+
+
+def roll_forward(hand: Hand, plan: Plan) -> Ending:
+    """The deploy itself, step by step."""
+    pull(hand, plan)
+    if plan.inputs.migration is not None:
+        tool = backups.check(hand, plan)
+        stages.drain(hand)
+        if tool is not None:
+            backups.back_up(hand, plan.service, tool)
+        stages.migrate(hand, migration_job(hand, plan, plan.inputs.migration))
+    since = stages.roll_out(hand)
+    backups.tidy(hand, plan)
+    return done(hand, since)
 
 
 def lock(hand: Hand, look: Callable[[], Plan]) -> Plan:
@@ -69,6 +78,7 @@ def lock(hand: Hand, look: Callable[[], Plan]) -> Plan:
                 asked=False,
                 backup_id="",
                 restored=False,
+                by_hand=False,
                 job="",
                 job_id="",
                 exit_code=None,
@@ -102,7 +112,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
     service = plan.service
     return {
         "service": service.name,
-        "image": plan.inputs.image,
+        "image": plan.inputs.image or service.image,
         "git_hash": plan.inputs.git_hash,
         "previous_image": service.image,
         "replicas": service.replicas,

@@ -22,8 +22,17 @@ class Ended:
     quiet: bool = False
 
 
-RESULTS = {"deployed": "deployed", "restored": "restored", "unchanged": "failed", "stayed-down": "stayed-down"}
-EXIT_CODES = {"deployed": 0, "restored": 1, "unchanged": 1, "stayed-down": 3}
+# By an Ending's result. The last three are what a person asks for.
+RESULTS = {
+    "deployed": "deployed",
+    "restored": "restored",
+    "unchanged": "failed",
+    "stayed-down": "stayed-down",
+    "backed-up": "backed-up",
+    "listed": "listed",
+    "database-restored": "database-restored",
+}
+EXIT_CODES = {**dict.fromkeys(RESULTS, 0), "restored": 1, "unchanged": 1, "stayed-down": 3}
 
 
 def of_deploy(done: Report, stages: tuple[Stage, ...]) -> Ended:
@@ -68,7 +77,7 @@ def of_error(error: CapmigError, environ: Mapping[str, str], stages: tuple[Stage
 
 def _outcome(ending: Ending, stages: tuple[Stage, ...], *, failed_phase: str, error: CapmigError | None) -> Outcome:
     entry = ending.entry
-    failed = ending.result != "deployed"
+    failed = EXIT_CODES[ending.result] != 0
     return Outcome(
         result=RESULTS[ending.result],
         app=entry.app,

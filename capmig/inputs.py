@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypeVar
 
 from capmig import parse as syntax
 from capmig.errors import Refused
+from capmig.given import DEFAULTS, Given
 from capmig.ports import Credentials
-
-T = TypeVar("T")
-E = TypeVar("E", bound=StrEnum)
-
-# Every input with its default, in the order of action.yml and the README.
-DEFAULTS: Mapping[str, str] = MappingProxyType(
-    {
-        "mode": "deploy",
-        "server": "",
-        "app": "",
-        "token": "",
-        "password": "",
-        "otp": "",
-        "image": "",
-        "git-hash": "",
-        "service": "",
-        "ssh-host": "",
-        "ssh-user": "root",
-        "ssh-port": "22",
-        "ssh-key": "",
-        "ssh-key-passphrase": "",
-        "ssh-known-hosts": "",
-        "ssh-jump": "",
-        "docker-host": "",
-        "migrate-command": "",
-        "migrate-entrypoint": "",
-        "migrate-image": "",
-        "migrate-env": "",
-        "migrate-timeout": "10m",
-        "backup": "none",
-        "backup-source": "",
-        "backup-image": "",
-        "backup-timeout": "30m",
-        "backup-keep": "5",
-        "restore-on-failure": "true",
-        "on-failure": "restore",
-        "drain-timeout": "2m",
-        "deploy-timeout": "5m",
-        "stable-for": "10s",
-        "lock-timeout": "15m",
-        "verify-url": "",
-        "verify-status": "200",
-        "registry-username": "",
-        "registry-password": "",
-    }
-)
 
 
 class Mode(StrEnum):
     DEPLOY = "deploy"
+    BACKUP = "backup"
+    LIST_BACKUPS = "list-backups"
+    RESTORE = "restore"
     RECOVER = "recover"
     UNLOCK = "unlock"
 
@@ -169,6 +126,7 @@ class Inputs:
     manager: SshManager | LocalManager
     migration: Migration | None
     backup: Backup | None
+    backup_id: str  # what mode restore restores
     on_failure: OnFailure
     drain_timeout: float
     deploy_timeout: float
@@ -182,9 +140,10 @@ class Inputs:
 def parse(environ: Mapping[str, str]) -> Inputs:
     """The inputs in INPUT_* variables; Refused with all problems, one line each, that begins with the input's name.
 
-    Outside mode deploy, `image` and what concerns the migration are not read: the journal knows them.
+    Outside mode deploy, `image` and what concerns the migration are not read: the journal knows them. In the modes of
+    backups the database is found as with `backup: auto` unless an engine is given.
     """
-    given = _Given(environ)
+    given = Given(environ)
     mode = given.choice("mode", Mode, Mode.DEPLOY)
     app = given.required("app", syntax.app_name)
     token, password, otp = _login(given)
@@ -201,7 +160,8 @@ def parse(environ: Mapping[str, str]) -> Inputs:
         service=_service(given, app),
         manager=_manager(given),
         migration=_migration(given, image) if mode is Mode.DEPLOY else None,
-        backup=_backup(given) if mode is Mode.DEPLOY else None,
+        backup=_backup(given, mode),
+        backup_id=given.required("backup-id", syntax.backup_id) if mode is Mode.RESTORE else "",
         on_failure=given.choice("on-failure", OnFailure, OnFailure.RESTORE),
         drain_timeout=given.seconds("drain-timeout", low="1s", high="1h"),
         deploy_timeout=given.seconds("deploy-timeout", low="1s", high="2h"),
@@ -216,61 +176,7 @@ def parse(environ: Mapping[str, str]) -> Inputs:
     return inputs
 
 
-class _Given:
-    """The raw texts, and the problems found so far."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.problems: list[str] = []
-
-    def raw(self, name: str) -> str:
-        # act, Gitea and Forgejo write INPUT_SSH_HOST where GitHub's runner writes INPUT_SSH-HOST.
-        key = f"INPUT_{name.upper()}"
-        return self._environ.get(key) or self._environ.get(key.replace("-", "_")) or ""
-
-    def text(self, name: str) -> str:
-        return self.raw(name).strip() or DEFAULTS[name]
-
-    def chosen(self, name: str) -> bool:
-        """Whether it differs from its default: a runner fills in defaults, so more cannot be known."""
-        return self.text(name) != DEFAULTS[name]
-
-    def problem(self, name: str, what: str) -> None:
-        self.problems.append(f"{name}: {what}")
-
-    def need(self, name: str, why: str = "is required") -> str:
-        text = self.text(name)
-        if not text:
-            self.problem(name, why)
-        return text
-
-    def required(self, name: str, parser: Callable[[str], str]) -> str:
-        return self.read(name, parser, "") if self.need(name) else ""
-
-    def read(self, name: str, parser: Callable[[str], T], empty: T) -> T:
-        """The parsed text, or `empty` when there is none; after a problem too, which `parse` raises in the end."""
-        text = self.text(name)
-        try:
-            return parser(text) if text else empty
-        except ValueError as error:
-            self.problem(name, str(error))
-            return empty
-
-    def choice(self, name: str, kind: type[E], otherwise: E) -> E:
-        text = self.text(name)
-        if text not in list(kind):
-            self.problem(name, f"{syntax.shown(text)} must be one of {', '.join(kind)}")
-            return otherwise
-        return kind(text)
-
-    def seconds(self, name: str, *, low: str, high: str) -> float:
-        seconds = self.read(name, syntax.duration, syntax.duration(low))
-        if not syntax.duration(low) <= seconds <= syntax.duration(high):
-            self.problem(name, f"must be between {low} and {high}, and is {self.text(name)}")
-        return seconds
-
-
-def _login(given: _Given) -> tuple[str, str, str]:
+def _login(given: Given) -> tuple[str, str, str]:
     token = given.read("token", syntax.word, "")
     # Of a password only line ends are taken off: blanks may belong to it.
     password = given.raw("password").strip("\r\n")
@@ -287,14 +193,14 @@ def _login(given: _Given) -> tuple[str, str, str]:
     return token, password, otp
 
 
-def _service(given: _Given, app: str) -> str:
+def _service(given: Given, app: str) -> str:
     service = given.text("service")
     if service and app and service not in (app, f"srv-captain--{app}"):
         given.problem("service", f"{syntax.shown(service)} must be {app} or srv-captain--{app}")
     return service
 
 
-def _manager(given: _Given) -> SshManager | LocalManager:
+def _manager(given: Given) -> SshManager | LocalManager:
     ssh = [name for name in DEFAULTS if name.startswith("ssh-") and given.chosen(name)]
     if given.text("docker-host"):
         if ssh:
@@ -322,7 +228,7 @@ def _manager(given: _Given) -> SshManager | LocalManager:
     )
 
 
-def _migration(given: _Given, image: str) -> Migration | None:
+def _migration(given: Given, image: str) -> Migration | None:
     no_words: tuple[str, ...] = ()
     command = given.read("migrate-command", syntax.command, no_words)
     entrypoint = given.read("migrate-entrypoint", syntax.command, no_words)
@@ -342,16 +248,20 @@ def _migration(given: _Given, image: str) -> Migration | None:
     )
 
 
-def _backup(given: _Given) -> Backup | None:
+def _backup(given: Given, mode: Mode) -> Backup | None:
+    if mode in (Mode.RECOVER, Mode.UNLOCK):
+        return None
     engine = given.choice("backup", Engine, Engine.NONE)
     backup = Backup(
-        engine=engine,
+        engine=Engine.AUTO if engine is Engine.NONE else engine,
         source=given.read("backup-source", syntax.word, ""),
         image=given.read("backup-image", syntax.image, ""),
         timeout=given.seconds("backup-timeout", low="1s", high="24h"),
         keep=given.read("backup-keep", lambda text: syntax.number(text, low=1, high=1000), 1),
         restore=given.read("restore-on-failure", syntax.yes_or_no, True),
     )
+    if mode is not Mode.DEPLOY:
+        return backup
     if engine is not Engine.NONE:
         if not given.text("migrate-command") and not given.text("migrate-entrypoint"):
             given.problem("backup", "has no use without migrate-command or migrate-entrypoint")
@@ -362,7 +272,7 @@ def _backup(given: _Given) -> Backup | None:
     return None
 
 
-def _probe(given: _Given) -> Probe | None:
+def _probe(given: Given) -> Probe | None:
     url = given.read("verify-url", syntax.http_url, "")
     status = given.read("verify-status", syntax.http_status, 200)
     if given.chosen("verify-status") and not given.text("verify-url"):
@@ -370,7 +280,7 @@ def _probe(given: _Given) -> Probe | None:
     return Probe(url=url, status=status) if url else None
 
 
-def _registry(given: _Given) -> Credentials | None:
+def _registry(given: Given) -> Credentials | None:
     username = given.read("registry-username", syntax.word, "")
     password = given.raw("registry-password").strip("\r\n")
     if given.text("registry-username") and not password:

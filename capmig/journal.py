@@ -88,6 +88,7 @@ class Entry:
     backup_seconds: float = 0.0
     restores: bool = False  # restore-on-failure
     restored: bool = False
+    by_hand: bool = False  # a person asked for this restore
 
     def labels(self) -> dict[str, str]:
         """As labels of a swarm config."""
@@ -129,7 +130,7 @@ def _value(key: str, text: str) -> Any:
         return int(text)
     if key == "exit_code":
         return int(text) if text else None
-    if key in ("asked", "touched", "restores", "restored"):
+    if key in ("asked", "touched", "restores", "restored", "by_hand"):
         if text not in ("true", "false"):
             raise ValueError(f"{key} is {text!r}")
         return text == "true"

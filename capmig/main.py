@@ -14,8 +14,9 @@ from typing import TextIO
 
 from capmig import by_hand, endings, probe, report, ssh
 from capmig.actions import Reporter, secrets_in_env
+from capmig.backup import by_hand as backups
 from capmig.caprover import CapRoverClient
-from capmig.deploy import deploy
+from capmig.deploy import carry_out, roll_forward
 from capmig.errors import CapmigError, LinkLost, Refused
 from capmig.hand import Hand, Settings
 from capmig.inputs import Inputs, LocalManager, Mode, parse
@@ -27,6 +28,12 @@ from capmig.swarm import DockerSwarm
 from capmig.timeline import Timeline
 from capmig.watch import Watch
 
+ACTS = {
+    Mode.DEPLOY: roll_forward,
+    Mode.BACKUP: backups.back_up,
+    Mode.LIST_BACKUPS: backups.show,
+    Mode.RESTORE: backups.restore,
+}
 SETTLED = "capmig_settled"  # saved state: the main step ended with nothing left to recover
 
 
@@ -89,12 +96,13 @@ def _run(
                 return by_hand.recover_now(hand(), raise_up=inputs.on_failure == "restore")
             case Mode.UNLOCK:
                 return by_hand.unlock(hand())
-            case Mode.DEPLOY:
+            case _:
                 timeline.step("Check that everything needed is there")
                 planned, credentials = preflight(swarm, caprover, inputs, log)
                 _mask_of_app(log, planned, credentials)
                 return endings.of_deploy(
-                    deploy(hand(credentials=credentials), partial(look, swarm, inputs)), timeline.stages()
+                    carry_out(hand(credentials=credentials), partial(look, swarm, inputs), ACTS[inputs.mode]),
+                    timeline.stages(),
                 )
 
 

@@ -20,6 +20,7 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_BACKUP = re.compile(r"[a-z0-9-]+/[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9._-]+")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _APP = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
@@ -57,6 +58,13 @@ def word(text: str) -> str:
     """Text without blanks or control characters; for secrets too."""
     if any(character.isspace() or not character.isprintable() for character in text):
         raise ValueError("has a blank, a line break or a control character in it")
+    return text
+
+
+def backup_id(text: str) -> str:
+    """A backup's name, as the output backup-id and mode list-backups give it."""
+    if _BACKUP.fullmatch(text) is None:
+        raise ValueError(f"{shown(text)} is no backup such as shop/20260102T030405Z-shop-1.4.0.dump")
     return text
 
 

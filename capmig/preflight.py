@@ -86,7 +86,7 @@ def find_tool(swarm: Swarm, backup: Backup, service: Service) -> Tool:
 
 def check_images(swarm: Swarm, inputs: Inputs, credentials: Credentials | None) -> None:
     """Refused when a registry does not give an image that will be needed."""
-    images = {"image": inputs.image}
+    images = {"image": inputs.image} if inputs.image else {}
     if inputs.migration is not None and inputs.migration.image != inputs.image:
         images["migrate-image"] = inputs.migration.image
     problems = []

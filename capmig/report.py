@@ -42,6 +42,9 @@ class Outcome:
 HEADLINES = {
     "deployed": "✅ deployed",
     "recovered": "✅ recovered: an unfinished deploy has been brought to its end",
+    "backed-up": "✅ backed up",
+    "listed": "✅ the backups are listed in the log",
+    "database-restored": "✅ the database is restored",
     "restored": "❌ not deployed: the former version runs again",
     "stayed-down": "🛑 not deployed: the app stays down",
     "refused": "⛔ refused: nothing was changed",

@@ -64,27 +64,28 @@ def back_up(hand: Hand, service: Service, tool: Tool) -> None:
     """Back the stopped app's database up, and see that the backup can be read. DeployFailed otherwise."""
     hand.watch.heed()
     entry = hand.journal.entry
-    name = f"{hand.job_name}-backup"
     hand.timeline.step("Back the database up")
     with Guard(hand, entry.service) as guard:
         guard.settle()
-        now = hand.journal.manager_time()
-        made = backup_id(hand.app, entry.previous_image, tool.connection.engine, now)
-        hand.journal.write(
-            phase=Phase.BACKING_UP,
-            job=name,
-            job_id="",
-            job_deadline=now + entry.backup_timeout,
-            drained_version=rollout.service_of(hand, entry.service).version,
-            touched=False,
-        )
+        version = rollout.service_of(hand, entry.service).version
+        hand.journal.write(phase=Phase.BACKING_UP, drained_version=version, touched=False)
         guard.settle()
-        try:
-            told, ended = _run(
-                hand, service, tool, name=name, action="dump", timeout=entry.backup_timeout, backup=made, journaled=True
-            )
-        except TimedOut as error:
-            raise DeployFailed(f"{error.what} It was stopped.", todo="Raise backup-timeout.") from error
+        dump(hand, service, tool)
+
+
+def dump(hand: Hand, service: Service, tool: Tool) -> None:
+    """Make a backup, of an app that runs or not. DeployFailed when it fails or takes too long."""
+    entry = hand.journal.entry
+    name = f"{hand.job_name}-backup"
+    now = hand.journal.manager_time()
+    made = backup_id(hand.app, entry.previous_image, tool.connection.engine, now)
+    hand.journal.write(job=name, job_id="", job_deadline=now + entry.backup_timeout)
+    try:
+        told, ended = _run(
+            hand, service, tool, name=name, action="dump", timeout=entry.backup_timeout, backup=made, journaled=True
+        )
+    except TimedOut as error:
+        raise DeployFailed(f"{error.what} It was stopped.", todo="Raise backup-timeout.") from error
     if ended.exit_code != 0:
         raise DeployFailed(f"The backup failed: {_why(told, ended)}", todo="Mend what is said above and deploy again.")
     jobs.stop(hand, name, known_id=hand.journal.entry.job_id)
@@ -143,7 +144,7 @@ def restore(hand: Hand) -> None:
             if ended.exit_code == 0:
                 how = {"swap": "a new database took its place", "in-place": "in place, in one transaction"}
                 hand.log.info(f"The database is restored ({how.get(told.values.get('method', ''), 'done')}).")
-                state = "restored" if entry.schema_was == "unchanged" else entry.schema_was
+                state = "restored" if entry.by_hand or entry.schema_was == "unchanged" else entry.schema_was
                 hand.journal.write(job="", job_id="", restored=True, schema=state)
                 return
             why = _why(told, ended)
@@ -179,6 +180,16 @@ def where(entry: Entry) -> str:
     return f"The backup is in the volume {VOLUME} on the node {entry.backup_node}, as {entry.backup_id}."
 
 
+def listed(hand: Hand, service: Service, tool: Tool) -> dict[str, int]:
+    """The app's backups on the tool's node, oldest first, with their sizes in bytes."""
+    name = f"{hand.job_name}-list"
+    told, ended = _run(hand, service, tool, name=name, action="list", timeout=TIDY_TIMEOUT)
+    if ended.exit_code != 0:
+        raise DeployFailed(f"The backups cannot be listed: {_why(told, ended)}")
+    jobs.stop(hand, name)
+    return {found["backup"]: int(found["bytes"]) for found in told.lists if "backup" in found}
+
+
 def tidy(hand: Hand, plan: Plan) -> None:
     """Remove the app's oldest backups. A deploy that has succeeded does not fail for it."""
     if plan.tool is None or plan.inputs.backup is None:
@@ -209,7 +220,9 @@ def _run(
     journaled: bool = False,
 ) -> tuple[Told, jobs.Ended]:
     """Run a job to its end. When it does not come to it in time it is stopped and proven gone, and TimedOut raised."""
-    spec = job_spec(service, tool, app=hand.app, name=name, action=action, backup=backup, keep=keep)
+    # The time of the stop tells restores of one backup apart, and is the same for whoever takes over.
+    attempt = f"{hand.journal.entry.stopped_at:.0f}"
+    spec = job_spec(service, tool, app=hand.app, name=name, action=action, backup=backup, keep=keep, attempt=attempt)
     told = Told()
     try:
         job = jobs.start(hand, spec, hand.credentials)

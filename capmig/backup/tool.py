@@ -93,12 +93,21 @@ def check_reachable(source: str, connection: Connection) -> None:
 
 
 def job_spec(
-    service: Service, tool: Tool, *, app: str, name: str, action: str, backup: str = "", keep: int = 0
+    service: Service,
+    tool: Tool,
+    *,
+    app: str,
+    name: str,
+    action: str,
+    backup: str = "",
+    keep: int = 0,
+    attempt: str = "",
 ) -> Spec:
     """A job on the backups' node and on the app's networks. Passwords are in its environment, and only there."""
     template = service.spec["TaskTemplate"]
     own = template["ContainerSpec"]
-    env = {"CAPMIG_APP": app, "CAPMIG_ID": backup, "CAPMIG_KEEP": str(keep), **client_env(tool.connection)}
+    env = {"CAPMIG_APP": app, "CAPMIG_ID": backup, "CAPMIG_KEEP": str(keep), "CAPMIG_ATTEMPT": attempt}
+    env |= {**client_env(tool.connection)}
     container = {
         "Image": tool.image,
         "Command": ["/bin/sh", "-c", program(tool.connection.engine), "capmig"],

@@ -81,3 +81,19 @@ def test_backup__wrong_password_stops_nothing(app: DemoApp, step: Step) -> None:
     assert "password authentication failed" in result.log
     assert "not-the-pass" not in result.log
     assert_back(before)
+
+
+def test_by_hand__backup_list_restore(app: DemoApp, step: Step) -> None:
+    """A backup is made while the app serves, is listed, and is restored after somebody lost rows."""
+    before, whole = Before.of(app), app.dump()
+    made = step.run(app.inputs("v1", mode="backup"))
+    assert made.exit_code == 0, told(made)
+    name = made.outputs["backup-id"]
+    app.sandbox.psql("DELETE FROM customers", app.database)
+    listed = step.run(app.inputs("v1", mode="list-backups"))
+    assert name in listed.log, told(listed)
+    restored = step.run(app.inputs("v1", mode="restore", backup_id=name, stable_for="1s"))
+    assert restored.exit_code == 0, told(restored)
+    assert restored.outputs["result"] == "database-restored"
+    assert app.dump() == whole
+    assert_back(before)

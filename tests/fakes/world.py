@@ -50,6 +50,7 @@ def inputs(
         manager=LocalManager(socket="/var/run/docker.sock"),
         migration=migration if migrates else None,
         backup=backup,
+        backup_id="",
         on_failure=OnFailure(on_failure),
         drain_timeout=60.0,
         deploy_timeout=120.0,

@@ -8,19 +8,27 @@ from dataclasses import replace
 
 import pytest
 
+from capmig.backup import by_hand as by_hand_acts
 from capmig.backup import connection, tool
+from capmig.deploy import Report, carry_out
 from capmig.errors import CapRoverRefused, LinkLost, NeedsPerson, Refused
+from capmig.hand import Hand
 from capmig.inputs import Backup, Engine, Inputs
 from capmig.jobs import KIND_LABEL
 from capmig.journal import Entry, Phase
+from capmig.plan import Plan
 from capmig.ports import Spec
-from capmig.recover import recover
+from capmig.preflight import look
+from capmig.recover import Ending, recover
 from tests.fakes.log import RecordingLog
 from tests.fakes.swarm import Run, app_spec
 from tests.fakes.world import APP, NEW, OLD, World, inputs
 
 SERVER = "postgres:15"
 CLIENT = f"{SERVER}@sha256:{hashlib.sha256(SERVER.encode()).hexdigest()}"
+ID = "web/20260102T030405Z-web-1.dump"
+# The states of tasks that were never asked to stop.
+STARTING = {"pending", "assigned", "preparing", "ready", "starting", "running"}
 URL = "DATABASE_URL=postgres://web:hush-hush@srv-captain--db/web"
 
 
@@ -331,3 +339,82 @@ def test_backup__survives_a_lost_link() -> None:
     report = world.deploy(asked())
     assert report.ending.result == "restored"
     assert world.running == [OLD, OLD]
+
+
+def by_hand(world: Database, act: Callable[[Hand, Plan], Ending], backup_id: str = "") -> Report:
+    wanted = replace(asked(), image="", migration=None, backup_id=backup_id)
+    return carry_out(world.hand(), lambda: look(world.swarm, wanted), act)
+
+
+def test_by_hand__backup_stops_nothing() -> None:
+    """A backup by hand is made while the app runs, and tells its name."""
+    world = Database()
+    report = by_hand(world, by_hand_acts.back_up)
+    assert report.error is None
+    assert report.ending.result == "backed-up"
+    assert report.ending.entry.backup_id.startswith("web/20")
+    assert world.did == ["check", "dump", "prune"]
+    assert {state for _, _, name, state in world.swarm.history if name == APP} <= STARTING
+    assert (world.jobs, world.journal) == ([], None)
+
+
+def test_by_hand__failed_backup_leaves_the_app_alone() -> None:
+    """A backup by hand that fails is a failure, and the app runs on."""
+    world = Database()
+    world.jobs_do["dump"] = Run(duration=1.0, exit_code=1, output=((0.5, "capmig: error=disk full"),))
+    report = by_hand(world, by_hand_acts.back_up)
+    assert "disk full" in str(report.error)
+    assert report.ending.result == "unchanged"
+    assert world.running == [OLD, OLD]
+
+
+def test_by_hand__restore_backs_the_present_state_up_first() -> None:
+    """The app is stopped, and runs again on the restored database; what was there before is kept."""
+    world = Database()
+    world.jobs_do["list"] = Run(duration=1.0, output=((0.5, f"capmig: backup={ID} bytes=7"),))
+    report = by_hand(world, by_hand_acts.restore, ID)
+    assert report.error is None
+    assert report.ending.result == "database-restored"
+    assert (report.ending.entry.backup_id, report.ending.entry.schema) == (ID, "restored")
+    assert world.did == ["check", "list", "dump", "restore"]
+    assert world.running == [OLD, OLD]
+    assert (world.jobs, world.journal) == ([], None)
+
+
+def test_by_hand__restore_of_a_backup_that_is_not_there() -> None:
+    """A wrong name stops nothing, and the message has the right ones."""
+    world = Database()
+    world.jobs_do["list"] = Run(duration=1.0, output=((0.5, f"capmig: backup={ID} bytes=7"),))
+    report = by_hand(world, by_hand_acts.restore, "web/20200101T000000Z-x.dump")
+    assert report.error is not None
+    assert ID in report.error.todo
+    assert report.ending.result == "unchanged"
+    assert world.did == ["check", "list"]
+
+
+def test_by_hand__restore_that_dies_is_finished_by_the_next() -> None:
+    """Whoever takes over a restore by hand restores again and starts the app."""
+    world = Database()
+    world.jobs_do["list"] = Run(duration=1.0, output=((0.5, f"capmig: backup={ID} bytes=7"),))
+
+    def die(name: str, args: object) -> None:
+        if world.journal is not None and world.journal.phase is Phase.RESTORING and name == "tasks":
+            raise KeyboardInterrupt
+
+    world.swarm.before_call = die
+    with pytest.raises(KeyboardInterrupt):
+        by_hand(world, by_hand_acts.restore, ID)
+    world.swarm.before_call = lambda name, args: None
+    entry = recovered(world)
+    assert (entry.backup_id, entry.restored) == (ID, True)
+    assert world.running == [OLD, OLD]
+
+
+def test_by_hand__list() -> None:
+    """The backups are in the log."""
+    world = Database()
+    world.jobs_do["list"] = Run(duration=1.0, output=((0.5, f"capmig: backup={ID} bytes=7000000"),))
+    hand = world.hand()
+    carry_out(hand, lambda: look(world.swarm, replace(asked(), image="", migration=None)), by_hand_acts.show)
+    assert isinstance(hand.log, RecordingLog)
+    assert f"{ID}  7.0 MB" in hand.log.text

@@ -12,7 +12,8 @@ import yaml
 
 from capmig import endings, report
 from capmig.errors import CapmigError
-from capmig.inputs import DEFAULTS, Mode, OnFailure, parse
+from capmig.given import DEFAULTS
+from capmig.inputs import Mode, OnFailure, parse
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

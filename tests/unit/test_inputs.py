@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from capmig import parse as syntax
 from capmig.errors import Refused
-from capmig.inputs import DEFAULTS, LocalManager, Migration, Mode, OnFailure, Owner, Probe, SshManager, parse
+from capmig.given import DEFAULTS
+from capmig.inputs import LocalManager, Migration, Mode, OnFailure, Owner, Probe, SshManager, parse
 from capmig.ports import Credentials
 
 # The same examples in every run, and no limit that a loaded machine could miss.
