@@ -17,6 +17,7 @@ SLOWLY = "DEMO_MIGRATION_SECONDS: 10"
 def test_died__while_it_stopped_the_app(make_app: MakeApp, step: Step) -> None:
     """Killed before the database was touched: the post step brings the old version back."""
     app = make_app(version="v3-slow-stop")
+    app.wait_until_served()
     before = Before.of(app)
     step.start(app.inputs("v3", stable_for="1s"))
     wait_for_phase(app, "draining")
@@ -58,7 +59,7 @@ def test_died__after_the_migration(app: DemoApp, make_step: MakeStep) -> None:
 def test_died__while_it_verified(app: DemoApp, step: Step) -> None:
     """Killed when the new version may have served already: the post step only proves that it runs."""
     before = Before.of(app)
-    step.start(app.inputs("v2", stable_for="1m"))
+    step.start(app.inputs("v2", stable_for="20s"))
     wait_for_phase(app, "verifying")
     step.kill_container()
     asked = len(app.sandbox.caprover.requests("POST", "/user/apps/appData/"))
@@ -89,6 +90,7 @@ def test_cancelled__in_the_migration(app: DemoApp, step: Step) -> None:
 def test_cancelled__before_the_migration(make_app: MakeApp, step: Step) -> None:
     """Cancelled while the old instances still stop: they come back, and the post step finds nothing to do."""
     app = make_app(version="v3-slow-stop")
+    app.wait_until_served()
     before = Before.of(app)
     step.start(app.inputs("v3", stable_for="1s"))
     wait_for_phase(app, "draining")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,10 @@ class DemoApp:
         legacy: bool = False,
         **settings: Any,
     ) -> DemoApp:
-        """A new app with a database migrated for this version, serving. `settings`: fields of CapRover's definition."""
+        """A new app with a database migrated for this version. `settings`: fields of CapRover's definition.
+
+        Its tasks run, and may still need a moment before they serve.
+        """
         name = f"demo-{secrets.token_hex(3)}"
         database = name.replace("-", "_")
         image = sandbox.image(version)
@@ -42,15 +46,22 @@ class DemoApp:
         sandbox.psql(f"CREATE DATABASE {database}")
         migration = ["docker", "run", "--rm", f"--network={NETWORK}"]
         migration += [f"--env={key}={value}" for key, value in variables.items()]
-        sandbox.nodes[0].execute(*migration, image, "--migrate-database")
-        token = sandbox.caprover.create_app(name, image, instances=replicas, env=variables, legacy=legacy, **settings)
+        with ThreadPoolExecutor(1) as meanwhile:
+            migrated = meanwhile.submit(sandbox.nodes[0].execute, *migration, image, "--migrate-database")
+            # Without instances nothing starts and stops at each of CapRover's updates until there is something to run.
+            token = sandbox.caprover.create_app(name, image, instances=0, env=variables, legacy=legacy, **settings)
+            migrated.result()
         service = f"srv-captain--{name}" if legacy else name
         app = cls(sandbox=sandbox, name=name, service=service, database=database, token=token)
-        wait_for(f"{name} to run", lambda: app.running() == [image] * replicas)
         if replicas:
-            with app.prober() as prober:
-                prober.wait_for(f"{name} to serve", lambda sample: sample.status == 200, count=5)
+            sandbox.caprover.update_app(name, instanceCount=replicas)
+        wait_for(f"{name} to run", lambda: app.running() == [image] * replicas)
         return app
+
+    def wait_until_served(self) -> None:
+        """Wait until whoever asks gets the page."""
+        with self.prober() as prober:
+            prober.wait_for(f"{self.name} to serve", lambda sample: sample.status == 200, count=5)
 
     def inputs(self, version: str, **more: str) -> dict[str, str]:
         """The action's inputs for a deploy of this version, as a workflow gives them; `more` has _ for -."""

@@ -23,6 +23,7 @@ def main() -> None:
         try:
             with timed("an app with two instances of v1 and a database at schema 1"):
                 app = DemoApp.create(sandbox)
+                app.wait_until_served()
             with app.prober() as prober:
                 show(app)
                 deploy(action, app, "v2", prober)
