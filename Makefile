@@ -33,7 +33,7 @@ test-contract: setup ## the edges and the fakes against real things
 	$(python) -m pytest tests/contract --timeout=300 $(ARGS)
 
 test-e2e: setup ## whole deploys in the sandbox: a real swarm, sshd, PostgreSQL
-	$(python) -m pytest tests/e2e --numprocesses=3 --timeout=600 $(ARGS)
+	$(python) -m pytest tests/e2e --numprocesses=3 --dist=loadgroup --timeout=600 $(ARGS)
 
 faults: setup ## each call of a deploy spoilt in each way (hours); NODES=2 POINTS=regex AT_ONCE=n ARGS=--list
 	@$(python) -m tests.faults --nodes=$(or $(NODES),1) --at-once=$(or $(AT_ONCE),6) --points='$(POINTS)' $(ARGS)

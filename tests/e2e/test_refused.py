@@ -13,6 +13,9 @@ from tests.sandbox.engine import run
 from tests.sandbox.runner import Action, Step, StepResult
 from tests.sandbox.sandbox import Sandbox
 
+# With several workers all of these tests go to one of them, which makes the app once.
+pytestmark = pytest.mark.xdist_group("refused")
+
 
 @pytest.fixture(scope="module")
 def one_app(sandbox: Sandbox) -> Iterator[DemoApp]:
