@@ -112,11 +112,15 @@ def _told(seen: Seen) -> list[str]:
         found.append(f"{reported[-1].process} says {result}; in truth {image} runs")
     if result in ("failed", "refused") and any(life.ended < float("inf") for life in seen.app):
         found.append(f"{reported[-1].process} says {result}; in truth the app was stopped")
-    truth = {"migration-ran": "true" if seen.jobs else "false"}
+    truth = {}
     if result in ("deployed", "restored"):
-        truth["schema-state"] = "migrated" if seen.schema == "2" else "unchanged"
         truth["deployed-image"] = image
         truth["migration-exit-code"] = seen.jobs[-1].exit_code if seen.jobs else ""
+    # Who finds no job where one was to be cannot know whether there was one, and says so.
+    if said.get("schema-state") != "unknown" or result == "deployed":
+        truth["migration-ran"] = "true" if seen.jobs else "false"
+        if result in ("deployed", "restored"):
+            truth["schema-state"] = "migrated" if seen.schema == "2" else "unchanged"
     found += [
         f"{reported[-1].process} says {name}={said.get(name)!r}; in truth it is {value!r}"
         for name, value in truth.items()

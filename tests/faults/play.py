@@ -156,6 +156,8 @@ def _play(app: DemoApp, witness: Witness, action: Action, case: Case | None, beg
     if case is not None and not fired:
         found.append("the call was not reached")
     ending = "deployed" if seen.spec_after["TaskTemplate"]["ContainerSpec"]["Image"] == seen.new else "back on v1"
+    if any(result.outputs.get("schema-state") == "unknown" for _, result in results):
+        ending += ", schema called unknown"
     story = [
         f"{process}: exit code {result.exit_code}\n{result.log}\n{dict(result.outputs)}" for process, result in results
     ]
