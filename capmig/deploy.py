@@ -76,6 +76,7 @@ def lock(hand: Hand, look: Callable[[], Plan]) -> Plan:
                 phase=Phase.PREPARING,
                 schema_was=left.schema,
                 asked=False,
+                declined=False,
                 backup_id="",
                 restored=False,
                 by_hand=False,

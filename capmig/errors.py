@@ -52,6 +52,10 @@ class DeployFailed(CapmigError):
     """A step of the deploy failed for good; `recover` brings the app into a safe state."""
 
 
+class Declined(DeployFailed):
+    """CapRover will not deploy the image: nothing of that is still on its way."""
+
+
 class TimedOut(CapmigError):
     """A wait came to its end. `what` says what was waited for and what was seen last."""
 

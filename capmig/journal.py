@@ -73,6 +73,7 @@ class Entry:
     schema_was: str = "unchanged"  # before this deploy's migration, which another deploy may have left half done
     stamp: str = ""  # CapRover's random label before the deploy was asked for
     asked: bool = False  # CapRover was, or may have been, asked to deploy the new image
+    declined: bool = False  # CapRover has declined or failed to deploy it: nothing of that is still on its way
     touched: bool = False  # a task of the app ran, or its spec was changed, while it should have been stopped
     stopped_at: float = 0.0
     reason: str = ""  # why the deploy failed, in one line
@@ -130,7 +131,7 @@ def _value(key: str, text: str) -> Any:
         return int(text)
     if key == "exit_code":
         return int(text) if text else None
-    if key in ("asked", "touched", "restores", "restored", "by_hand"):
+    if key in ("asked", "declined", "touched", "restores", "restored", "by_hand"):
         if text not in ("true", "false"):
             raise ValueError(f"{key} is {text!r}")
         return text == "true"

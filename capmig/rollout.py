@@ -16,6 +16,7 @@ from capmig.errors import (
     CapRoverBusy,
     CapRoverRefused,
     Conflict,
+    Declined,
     DeployFailed,
     FateUnknown,
     NeedsPerson,
@@ -166,7 +167,7 @@ def ask_and_see_it_land(hand: Hand, name: str, image: str, git_hash: str, *, sta
         # The build ends before the service is updated, and can still fail after that: one look is not enough.
         failing_since = (failing_since or now) if build is not None and build.failed and not build.building else None
         if failing_since is not None and build is not None and now - failing_since >= 5.0:
-            raise DeployFailed(f"CapRover could not deploy {image}. The end of its log:\n" + _tail(build.lines))
+            raise Declined(f"CapRover could not deploy {image}. The end of its log:\n" + _tail(build.lines))
         if asked_at is None or now - asked_at > patience:
             hand.watch.heed()
             hand.journal.fence()
@@ -180,7 +181,9 @@ def ask_and_see_it_land(hand: Hand, name: str, image: str, git_hash: str, *, sta
                     hand.log.info(f"CapRover cannot take the deploy now, trying again: {error.what}")
                 last = error.what
             except CapRoverRefused as error:
-                raise DeployFailed(f"CapRover declined to deploy {image}: {error.what}", todo=error.todo) from error
+                # An earlier request may still be on its way.
+                kind = DeployFailed if asked_at is not None else Declined
+                raise kind(f"CapRover declined to deploy {image}: {error.what}", todo=error.todo) from error
         return None
 
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from capmig import jobs, rollout
 from capmig.backup import stages as backups
-from capmig.errors import DeployFailed, EngineRefused, NeedsPerson, TimedOut
+from capmig.errors import Declined, DeployFailed, EngineRefused, NeedsPerson, TimedOut
 from capmig.guard import Guard
 from capmig.hand import Hand
 from capmig.journal import CALL, Phase
@@ -121,7 +121,13 @@ def roll_out(hand: Hand) -> float:
             entry = hand.journal.write(phase=Phase.DEPLOYING, stamp=stamp)
         asked = entry.asked
         hand.journal.write(asked=True)
-        rollout.ask_and_see_it_land(hand, entry.service, entry.image, entry.git_hash, stamp=entry.stamp, asked=asked)
+        try:
+            rollout.ask_and_see_it_land(
+                hand, entry.service, entry.image, entry.git_hash, stamp=entry.stamp, asked=asked
+            )
+        except Declined:
+            hand.journal.write(declined=True)
+            raise
         hand.journal.write(phase=Phase.VERIFYING)
     hand.timeline.step("See the new version run")
     wanted, since = rollout.see_it_run(hand, entry.service, entry.image, zero_is_right=entry.replicas == 0, probed=True)

@@ -105,6 +105,8 @@ def untouched(hand: Hand) -> bool:
     entry = hand.journal.entry
     if not entry.backup_id or entry.touched or entry.phase == Phase.VERIFYING:
         return False
+    if entry.asked and not entry.declined:
+        return False  # CapRover may yet come to it, and start the new version in the middle of a restore
     service = rollout.service_of(hand, entry.service)
     return service.version == entry.drained_version and service.replicas == 0
 

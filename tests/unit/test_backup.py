@@ -114,6 +114,16 @@ def test_backup__is_restored_when_caprover_declines() -> None:
     assert world.running == [OLD, OLD]
 
 
+def test_backup__is_not_restored_while_caprover_may_yet_deploy() -> None:
+    """A deploy that waits in CapRover's queue would start the new version in the middle of a restore."""
+    world = Database()
+    world.caprover.other_builds(1000.0)
+    report = world.deploy(asked())
+    assert report.ending.result == "restored"
+    assert not report.ending.entry.restored
+    assert "restore" not in world.did
+
+
 def test_backup__is_not_restored_once_the_new_version_ran() -> None:
     """A new version that crashes may have written: its data stay."""
     world = Database()
