@@ -27,13 +27,14 @@ PAUSE = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a deploy ended. `result`: deployed, restored, stayed-down, or unchanged; `entry`: the journal's last word."""
+    """How a deploy ended. `result`: deployed, restored, stayed-down, or unchanged; `entry`: the journal's last word.
+
+    `downtime`: seconds from the stop until a version ran again; None if nothing was stopped, or it is down still.
+    """
 
     result: str
     entry: Entry
-    downtime: float | None = (
-        None  # seconds from the stop until a version ran again; None if nothing stopped, or it is down
-    )
+    downtime: float | None = None
 
 
 def recover(hand: Hand, *, raise_up: bool = False) -> Ending:
