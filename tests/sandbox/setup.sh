@@ -29,6 +29,8 @@ packages() {
 		iptables iptables
 		setsid util-linux
 		pg_ctlcluster postgresql
+		mariadbd mariadb-server-core
+		mariadb-dump mariadb-client
 		npm npm
 		busybox busybox-static
 	END
