@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from docker.errors import DockerException
+
 from tests.faults.cases import Case
 from tests.faults.checks import Reported, Seen, wrong
 from tests.faults.witness import Witness
 from tests.sandbox.app import DemoApp
-from tests.sandbox.caprover.client import StandIn
+from tests.sandbox.caprover.client import ApiError, StandIn
 from tests.sandbox.engine import environment, run, wait_for
 from tests.sandbox.runner import LABEL, Action, Step, StepResult
 from tests.sandbox.sandbox import Sandbox
@@ -26,6 +28,8 @@ INJECT = Path(__file__).parent / "inject"
 NEVER = 1e6  # seconds until a stand-in prunes: it would take what another case has just created
 LIMIT = 900.0
 REPLICAS = 2
+# Of the sandbox, on a machine that has too much to do.
+TROUBLE = (ApiError, DockerException, LookupError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +110,17 @@ def spoilt(action: Action) -> Iterator[Action]:
 
 def play(slot: Slot, witness: Witness, action: Action, case: Case | None) -> Verdict:
     """Play the case, or without one a clean deploy. Nothing of it is left afterwards."""
-    app = slot.new_app()
+    try:
+        app = slot.new_app()
+    except TROUBLE as error:
+        print(f"  an app could not be made, trying again: {error!r}", flush=True)
+        app = slot.new_app()
     began = time.monotonic()
     try:
         return _play(app, witness, action, case, began)
+    except TROUBLE as error:
+        took = time.monotonic() - began
+        return Verdict(wrong=[f"no end was seen: {error!r}"], ending="unknown", seconds=took, story="", calls=[])
     finally:
         _clear(app, witness)
 

@@ -27,14 +27,10 @@ class Stage:
             self._slots.put(slot)
 
     def play(self, case: Case | None) -> Verdict:
-        """Play the case in a free slot. What the sandbox itself does wrong is tried once more."""
+        """Play the case in a free slot."""
         slot = self._slots.get()
         try:
-            try:
-                return play(slot, self._witness, self._action, case)
-            except (RuntimeError, TimeoutError) as error:
-                print(f"  again: {error}", flush=True)
-                return play(slot, self._witness, self._action, case)
+            return play(slot, self._witness, self._action, case)
         finally:
             self._slots.put(slot)
 
