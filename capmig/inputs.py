@@ -63,6 +63,8 @@ class Engine(StrEnum):
     NONE = "none"
     AUTO = "auto"
     POSTGRES = "postgres"
+    MYSQL = "mysql"
+    MARIADB = "mariadb"
 
 
 @dataclass(frozen=True, kw_only=True)

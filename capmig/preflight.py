@@ -17,7 +17,7 @@ from capmig.ports import Credentials, Log, Service, Swarm
 
 T = TypeVar("T")
 
-EXAMPLES = {"postgres": "postgres:16"}
+EXAMPLES = {"postgres": "postgres:16", "mysql": "mysql:8", "mariadb": "mariadb:11"}
 
 
 class Problems:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from capmig.backup import dialects
 from capmig.errors import Refused
 
-ENGINES = ("postgres", "mysql", "mariadb", "sqlite")
 PORTS = {"postgres": "5432", "mysql": "3306", "mariadb": "3306", "sqlite": ""}
 OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs", "channel_binding", "options")
 # How frameworks end the names of variables that hold one part of it each: our field → their endings.
@@ -66,7 +65,8 @@ class Found:
 def find(env: Sequence[str], *, engine: str, source: str = "") -> Found:
     """The one database that the app's environment (NAME=value lines) names.
 
-    `engine`: one of ENGINES, or `auto`; `source`: the variable that decides. Refused when none or several are found.
+    `engine`: `postgres`, `mysql`, `mariadb`, `sqlite` or `auto`; `source`: the variable that decides. Refused when none
+    or several are found.
     """
     variables = dict(line.split("=", 1) for line in env if "=" in line)
     if source and source not in variables:

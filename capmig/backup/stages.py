@@ -144,7 +144,11 @@ def restore(hand: Hand) -> None:
                 break
             jobs.stop(hand, name, known_id=hand.journal.entry.job_id)
             if ended.exit_code == 0:
-                how = {"swap": "a new database took its place", "in-place": "in place, in one transaction"}
+                how = {
+                    "swap": "a new database took its place",
+                    "in-place": "in place, in one transaction",
+                    "recreate": "dropped, and made anew",
+                }
                 hand.log.info(f"The database is restored ({how.get(told.values.get('method', ''), 'done')}).")
                 state = "restored" if entry.by_hand or entry.schema_was == "unchanged" else entry.schema_was
                 hand.journal.write(job="", job_id="", restored=True, schema=state)

@@ -27,7 +27,7 @@ LIBPQ_OPTIONS = {
     "channel_binding": "PGCHANNELBINDING",
     "options": "PGOPTIONS",
 }
-ENDINGS = {"postgres": "dump"}
+ENDINGS = {"postgres": "dump", "mysql": "sql.gz", "mariadb": "sql.gz"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,8 @@ def service_names(host: str) -> list[str]:
 
 def check_reachable(source: str, connection: Connection) -> None:
     """Refused when only the app's own container could reach the database."""
+    if connection.engine not in ENDINGS:
+        raise Refused([f"backup: {source} names a database of {connection.engine}, which cannot be backed up."])
     for host in connection.host.split(","):
         if host in ("localhost", "::1") or host.startswith(("127.", "/", "@")):
             where = f"{source} names {host}, which is within the app's own container"
@@ -135,7 +137,16 @@ def job_spec(
 
 
 def client_env(connection: Connection) -> dict[str, str]:
-    """The connection as the engine's own client takes it from the environment."""
+    """The connection as the engine's own client, or its script, takes it from the environment."""
+    if connection.engine in ("mysql", "mariadb"):
+        return {
+            "CAPMIG_HOST": connection.host,
+            "CAPMIG_PORT": connection.port,
+            "CAPMIG_USER": connection.user,
+            "CAPMIG_DATABASE": connection.database,
+            "CAPMIG_SSLMODE": connection.options.get("sslmode", ""),
+            "MYSQL_PWD": connection.password,
+        }
     env = {
         "PGHOST": connection.host,
         "PGPORT": connection.port,

@@ -304,6 +304,13 @@ def test_backup__of_a_database_within_the_app(host: str) -> None:
         tool.check_reachable(found.source, found.connection)
 
 
+def test_backup__of_a_file() -> None:
+    """SQLite is recognised, and refused."""
+    found = connection.find(["U=sqlite:////data/app.db"], engine="auto")
+    with pytest.raises(Refused, match="U names a database of sqlite"):
+        tool.check_reachable(found.source, found.connection)
+
+
 def test_job_spec__has_secrets_in_its_environment_only() -> None:
     """The login is in env, and the job is on its node, on the app's networks without the app's names."""
     world = Database()
@@ -316,6 +323,20 @@ def test_job_spec__has_secrets_in_its_environment_only() -> None:
     assert "hush-hush" not in str(spec)
     assert template["Placement"] == {"Constraints": ["node.id==node1"]}
     assert template["Networks"] == [{"Target": "captain-overlay-network"}]
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_job_spec__of_mysql(engine: str) -> None:
+    """The same for MySQL and MariaDB, whose backups are packed SQL."""
+    world = Database()
+    found = connection.find([f"U={engine}://web:hush-hush@db/web?ssl-mode=REQUIRED"], engine="auto")
+    made = tool.Tool(source=found.source, connection=found.connection, image="mariadb:11", node="node1")
+    container = tool.job_spec(world.service, made, app=APP, name="job", action="check")["TaskTemplate"]["ContainerSpec"]
+    env = container.pop("Env")
+    assert {"MYSQL_PWD=hush-hush", "CAPMIG_HOST=db", "CAPMIG_PORT=3306", "CAPMIG_SSLMODE=require"} <= set(env)
+    assert "hush-hush" not in str(container)
+    assert "mariadb-dump" in container["Command"][2]
+    assert tool.backup_id(APP, OLD, engine, 0.0).endswith(".sql.gz")
 
 
 def test_told__numbers_and_errors() -> None:

@@ -13,7 +13,7 @@ import yaml
 from capmig import endings, report
 from capmig.errors import CapmigError
 from capmig.given import DEFAULTS
-from capmig.inputs import Mode, OnFailure, parse
+from capmig.inputs import Engine, Mode, OnFailure, parse
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -90,6 +90,11 @@ def test_readme__inputs() -> None:
         name: "".join(quoted(cells[0])) if cells[0].startswith("`") else "" for name, cells in table("Inputs").items()
     }
     assert list(rows.items()) == list(DEFAULTS.items())
+
+
+def test_readme__backup() -> None:
+    """The README names the databases that can be backed up."""
+    assert quoted(table("Inputs")["backup"][1]) == [str(each) for each in Engine]
 
 
 def test_readme__on_failure() -> None:
