@@ -206,6 +206,7 @@ def test_deploy__save_and_update_is_told_once() -> None:
     world.clock.call_later(16.0, world.caprover.save_and_update)
     hand = world.hand()
     assert world.deploy(hand=hand).ending.result == "deployed"
+    assert isinstance(hand.log, RecordingLog)
     assert len([text for text in hand.log.of("warning") if "started again by somebody" in text]) == 1
 
 
