@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from capmig import jobs, rollout
 from capmig.backup.connection import find
-from capmig.backup.tool import VOLUME, Told, Tool, backup_id, job_spec
+from capmig.backup.tool import VOLUME, Told, Tool, backup_id, job_spec, registry_of
 from capmig.errors import CapmigError, DeployFailed, EngineRefused, NeedsPerson, Refused, TimedOut
 from capmig.guard import Guard
 from capmig.hand import Hand
 from capmig.journal import Entry, Phase
 from capmig.plan import Plan
-from capmig.ports import Service
+from capmig.ports import Credentials, Service
 
 CHECK_TIMEOUT = 300.0  # the client's image may have to be pulled
 TIDY_TIMEOUT = 60.0
@@ -55,7 +55,7 @@ def _pinned(hand: Hand, image: str) -> str:
     if "@" in image:
         return image
     try:
-        return f"{image}@{hand.swarm.resolve(image, hand.credentials)}"
+        return f"{image}@{hand.swarm.resolve(image, _login(hand, image))}"
     except EngineRefused:
         return image
 
@@ -231,7 +231,7 @@ def _run(
     spec = job_spec(service, tool, app=hand.app, name=name, action=action, backup=backup, keep=keep, attempt=attempt)
     told = Told()
     try:
-        job = jobs.start(hand, spec, hand.credentials)
+        job = jobs.start(hand, spec, _login(hand, tool.image))
     except EngineRefused as error:
         raise DeployFailed(f"The swarm refused the job {name}: {error.what}") from error
     if journaled:
@@ -242,6 +242,11 @@ def _run(
         jobs.stop(hand, name, known_id=job.id)
         raise
     return told, ended
+
+
+def _login(hand: Hand, image: str) -> Credentials | None:
+    """The login at the registry of the app's image, if this image is from there too: another one would refuse it."""
+    return hand.credentials if registry_of(image) == registry_of(hand.journal.entry.image) else None
 
 
 def _why(told: Told, ended: jobs.Ended) -> str:

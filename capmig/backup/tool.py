@@ -78,6 +78,12 @@ def backup_id(app: str, image: str, engine: str, now: float) -> str:
     return f"{app}/{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{name}.{ENDINGS[engine]}"
 
 
+def registry_of(image: str) -> str:
+    """The registry's host in an image's name, with its port; empty for Docker Hub."""
+    first, slash, _ = image.partition("/")
+    return first if slash and ("." in first or ":" in first or first == "localhost") else ""
+
+
 def service_names(host: str) -> list[str]:
     """The swarm services that a database's host may be, the likeliest first."""
     name = host.removeprefix("tasks.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.e2e.conftest import MakeStep
 from tests.e2e.world import Before, assert_back, assert_deployed, told
 from tests.sandbox.app import DemoApp
 from tests.sandbox.runner import Step
@@ -80,6 +81,20 @@ def test_backup__wrong_password_stops_nothing(app: DemoApp, step: Step) -> None:
     assert result.outputs["result"] == "failed", told(result)
     assert "password authentication failed" in result.log
     assert "not-the-pass" not in result.log
+    assert_back(before)
+
+
+def test_died__in_the_migration_is_restored(app: DemoApp, make_step: MakeStep) -> None:
+    """Killed in a migration that destroys: the next run stops that, and restores with nothing but the journal."""
+    before, whole = Before.of(app), app.dump()
+    dead = make_step()
+    dead.start(app.inputs("v3-hangs", stable_for="1s", migrate_timeout="20s", backup="auto"))
+    dead.wait_for_log("│ deleted")
+    dead.kill_container()
+    result = make_step("next").run(app.inputs("v1", mode="recover"))
+    assert result.exit_code == 0, told(result)
+    assert result.outputs["restored"] == "true", told(result)
+    assert app.dump() == whole
     assert_back(before)
 
 

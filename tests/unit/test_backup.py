@@ -17,7 +17,7 @@ from capmig.inputs import Backup, Engine, Inputs
 from capmig.jobs import KIND_LABEL
 from capmig.journal import Entry, Phase
 from capmig.plan import Plan
-from capmig.ports import Spec
+from capmig.ports import Credentials, Spec
 from capmig.preflight import look
 from capmig.recover import Ending, recover
 from tests.fakes.log import RecordingLog
@@ -337,6 +337,19 @@ def test_job_spec__of_mysql(engine: str) -> None:
     assert "hush-hush" not in str(container)
     assert "mariadb-dump" in container["Command"][2]
     assert tool.backup_id(APP, OLD, engine, 0.0).endswith(".sql.gz")
+
+
+def test_backup__login_goes_to_its_own_registry_only() -> None:
+    """The app's registry login is not sent to the registry of the database's image."""
+    world = Database()
+    login = Credentials(username="ann", password="hush")
+    image = f"ghcr.io/acme/postgres:15@sha256:{'0' * 64}"
+    world.swarm.images[image] = world.behave
+    world.deploy(asked(image=image), replace(world.hand(), credentials=login))
+    sent = {name.rpartition("-")[2]: given for name, given in world.swarm.direct.created_with}
+    assert (sent["migration"], sent["check"], sent["backup"]) == (login, None, None)
+    images = ("postgres:16", "bitnami/postgresql", "ghcr.io/a/b:1", "registry:5000/a", "localhost/a")
+    assert [tool.registry_of(image) for image in images] == ["", "", "ghcr.io", "registry:5000", "localhost"]
 
 
 def test_told__numbers_and_errors() -> None:
