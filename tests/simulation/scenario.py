@@ -21,7 +21,8 @@ from tests.simulation.faults import Faults, Process, Weather
 from tests.simulation.scheduler import Killed, Scheduler
 from tests.simulation.witness import Witness
 
-SETTLES = 60.0  # seconds until swarm has stopped what it was told to stop
+LATE = 20.0  # seconds until the last request of a dead run has taken effect
+SETTLES = 200.0  # seconds until CapRover has come to what it was asked for, and swarm has done it
 THIRD = "registry/web:3"
 IMAGES = (NEW, THIRD)
 
@@ -53,7 +54,7 @@ class Scenario:
         self.began = self.clock.monotonic()
         self.clock.each_step = self.witness.step
         self.stay_down = random.random() < 0.25
-        self.timeout = random.choice((5.0, 20.0))
+        self.timeout = random.choice((5.0, 20.0, 100.0))
         self.rough = random.random() < 0.8
         self.also_replicas: set[int] = set()  # that the app may end with, by the hand of a person
         self.endings: list[str] = []
@@ -95,11 +96,11 @@ class Scenario:
 
     def _migrates(self) -> Run:
         random = self.random
-        duration = random.choice((0.1, 1.0, 3.0, 12.0))
+        duration = random.choice((0.1, 1.0, 3.0, 12.0, 80.0))
         match random.randrange(10):
             case 0 | 1:
                 return Run(duration=duration, exit_code=random.choice((1, 137)))
-            case 2:
+            case 2 | 3:
                 return Run(duration=None, stopping=random.choice((0.05, 30.0)))
             case _:
                 return Run(duration=duration, output=((0.05, "migrating"),))
@@ -110,7 +111,7 @@ class Scenario:
         disturbances.add(self)
         self.clock.run()
         disturbances.end(self)
-        self.clock.sleep(self.random.choice((0.0, 20.0, 200.0)))
+        self.clock.sleep(self.random.choice((LATE, LATE, SETTLES)))
         self._heal()
         self.clock.run()
         if self.clock.endless:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capmig.jobs import KIND_LABEL
-from capmig.journal import LEASE, Entry, Phase, config_name
+from capmig.journal import CALL, LEASE, Entry, Phase, config_name
 from capmig.ports import Config, Spec
 from capmig.recover import Ending
 from tests.fakes.world import APP, World
@@ -154,12 +154,13 @@ class Witness:
 
     def effect(self, process: Process, act: str, args: tuple[Any, ...]) -> None:
         """An act of a process has just taken effect."""
-        entry = self.entry
+        before, entry = self._entry, self.entry
         if act in ("create_config", "update_config"):
             if act == "create_config":
                 self._jobs.clear()
                 self.unlocked_by_person = False
             if entry is not None:
+                self._must_not_rob(before, entry)
                 self._jobs.add(entry.job)
                 if entry.holder == process.holder and entry.phase == Phase.DOWN:
                     self.ends[process.holder] = self._look()
@@ -169,6 +170,10 @@ class Witness:
             return
         if act == "remove_service" and args[0].id not in self._services:
             return
+        if act == "remove_service" and entry is not None and args[0].id == entry.job_id:
+            left = entry.job_deadline - self._world.clock.time()
+            if left > CALL and self._world.swarm.alive(entry.job):
+                self.say(f"{process.name} stops a migration that has {left:.1f} s left")
         if act == "create_service" and process.ended and not _is_migration(args[0]):
             return  # what only pulls may come late; the next deploy sweeps it away
         if (entry is None or entry.holder != process.holder) and not self._two_may_act:
@@ -181,6 +186,13 @@ class Witness:
                 self.starter = process.name
         elif act == "deploy":
             self.starter = process.name
+
+    def _must_not_rob(self, before: Entry | None, entry: Entry) -> None:
+        """A journal is taken over only from somebody who may be dead."""
+        if before is None or before.holder == entry.holder or before.phase == Phase.DOWN:
+            return
+        if self.processes[before.holder].well and not self.unlocked_at > 0:
+            self.say(f"{entry.owner} takes the journal from {before.owner}, which lives and is well")
 
     def _look(self) -> Seen:
         nodes = {node.id for node in self._world.swarm.direct.nodes() if node.ready}
