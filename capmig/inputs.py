@@ -65,6 +65,7 @@ class Engine(StrEnum):
     POSTGRES = "postgres"
     MYSQL = "mysql"
     MARIADB = "mariadb"
+    SQLITE = "sqlite"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from capmig import plan
 from capmig.backup.connection import find
-from capmig.backup.tool import Tool, check_reachable, service_names
+from capmig.backup.tool import Tool, check_in_volume, check_reachable, node_of, service_names
 from capmig.caprover import CapRoverClient
 from capmig.errors import CapmigError, EngineRefused, Refused
 from capmig.inputs import Backup, Inputs
@@ -72,6 +72,12 @@ def look(swarm: Swarm, inputs: Inputs) -> Plan:
 def find_tool(swarm: Swarm, backup: Backup, service: Service) -> Tool:
     """What backs the app's database up: the client of its own server's image, if that is a service of the swarm."""
     found = find(service.env, engine=backup.engine, source=backup.source)
+    if found.connection.engine == "sqlite":
+        check_in_volume(found.source, found.connection, service)
+        node = node_of(service, swarm.nodes())
+        if not backup.image:
+            raise Refused(["backup-image: is required for SQLite: an image that has sqlite3, sh and gzip."])
+        return Tool(source=found.source, connection=found.connection, image=backup.image, node=node)
     check_reachable(found.source, found.connection)
     host = found.connection.host.split(",")[0]
     own = (swarm.service(name) for name in service_names(host))

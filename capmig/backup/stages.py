@@ -148,6 +148,7 @@ def restore(hand: Hand) -> None:
                     "swap": "a new database took its place",
                     "in-place": "in place, in one transaction",
                     "recreate": "dropped, and made anew",
+                    "rename": "its file took the other one's place",
                 }
                 hand.log.info(f"The database is restored ({how.get(told.values.get('method', ''), 'done')}).")
                 state = "restored" if entry.by_hand or entry.schema_was == "unchanged" else entry.schema_was

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from capmig.backup.connection import Connection
 from capmig.errors import Refused
 from capmig.jobs import APP_LABEL, KIND_LABEL, NO_HEALTHCHECK
-from capmig.ports import Service, Spec
+from capmig.ports import Node, Service, Spec
 
 VOLUME = "capmig-backups"
 FOLDER = "/backups"
@@ -27,7 +28,7 @@ LIBPQ_OPTIONS = {
     "channel_binding": "PGCHANNELBINDING",
     "options": "PGOPTIONS",
 }
-ENDINGS = {"postgres": "dump", "mysql": "sql.gz", "mariadb": "sql.gz"}
+ENDINGS = {"postgres": "dump", "mysql": "sql.gz", "mariadb": "sql.gz", "sqlite": "sqlite.gz"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,6 @@ def service_names(host: str) -> list[str]:
 
 def check_reachable(source: str, connection: Connection) -> None:
     """Refused when only the app's own container could reach the database."""
-    if connection.engine not in ENDINGS:
-        raise Refused([f"backup: {source} names a database of {connection.engine}, which cannot be backed up."])
     for host in connection.host.split(","):
         if host in ("localhost", "::1") or host.startswith(("127.", "/", "@")):
             where = f"{source} names {host}, which is within the app's own container"
@@ -123,7 +122,7 @@ def job_spec(
         "Env": [f"{key}={value}" for key, value in env.items()],
         # Images whose user is not root could not write into a new volume.
         "User": "0",
-        "Mounts": [{"Type": "volume", "Source": VOLUME, "Target": FOLDER}],
+        "Mounts": [{"Type": "volume", "Source": VOLUME, "Target": FOLDER}, *_files_of(service, tool.connection)],
         "Healthcheck": NO_HEALTHCHECK,
         # Certificates may be among these.
         **{key: copy.deepcopy(own[key]) for key in ("Secrets", "Configs") if own.get(key)},
@@ -142,8 +141,36 @@ def job_spec(
     }
 
 
+def _files_of(service: Service, connection: Connection) -> list[dict[str, Any]]:
+    """Of a database that is a file: the app's mounts, among which it is."""
+    mounts = service.spec["TaskTemplate"]["ContainerSpec"].get("Mounts") or []
+    return copy.deepcopy(mounts) if connection.engine == "sqlite" else []
+
+
+def check_in_volume(source: str, connection: Connection, service: Service) -> None:
+    """Refused unless the database's file is in a volume of the app."""
+    targets = [str(mount["Target"]).rstrip("/") for mount in _files_of(service, connection)]
+    if not any(connection.database.startswith(f"{target}/") for target in targets):
+        where = f"{source} names the file {connection.database}, which is in none of the app's volumes"
+        raise Refused([f"backup-source: {where} ({', '.join(targets) or 'it has none'}). Its path must be absolute."])
+
+
+def node_of(service: Service, nodes: Sequence[Node]) -> str:
+    """The ID of the one node where the app's volumes are. Refused if it may run on several."""
+    constraints = service.spec["TaskTemplate"].get("Placement", {}).get("Constraints") or []
+    pinned = [match[1] for match in (re.fullmatch(r"node\.id\s*==\s*(\S+)", each) for each in constraints) if match]
+    found = pinned or [node.id for node in nodes]
+    if len(found) != 1:
+        raise Refused(
+            ["backup: the app may run on several nodes, so that it is not known whose volume has its database."]
+        )
+    return found[0]
+
+
 def client_env(connection: Connection) -> dict[str, str]:
     """The connection as the engine's own client, or its script, takes it from the environment."""
+    if connection.engine == "sqlite":
+        return {"CAPMIG_DATABASE": connection.database}
     if connection.engine in ("mysql", "mariadb"):
         return {
             "CAPMIG_HOST": connection.host,

@@ -21,7 +21,7 @@ from capmig.ports import Credentials, Spec
 from capmig.preflight import look
 from capmig.recover import Ending, recover
 from tests.fakes.log import RecordingLog
-from tests.fakes.swarm import Run, app_spec
+from tests.fakes.swarm import Run, app_spec, fake_node
 from tests.fakes.world import APP, NEW, OLD, World, inputs
 
 SERVER = "postgres:15"
@@ -304,11 +304,42 @@ def test_backup__of_a_database_within_the_app(host: str) -> None:
         tool.check_reachable(found.source, found.connection)
 
 
-def test_backup__of_a_file() -> None:
-    """SQLite is recognised, and refused."""
-    found = connection.find(["U=sqlite:////data/app.db"], engine="auto")
-    with pytest.raises(Refused, match="U names a database of sqlite"):
-        tool.check_reachable(found.source, found.connection)
+def test_backup__of_sqlite() -> None:
+    """A file in a volume of the app: the job has the app's mounts, and runs on the node that has them."""
+    world = Database()
+    spec = world.service.spec
+    template = spec["TaskTemplate"]
+    template["ContainerSpec"]["Env"] = ["U=sqlite:////data/app.db"]
+    template["ContainerSpec"]["Mounts"] = [{"Type": "volume", "Source": "captain--data", "Target": "/data"}]
+    template["Placement"]["Constraints"] = ["node.id==node1"]
+    world.swarm.direct.update_service(world.service, spec)
+    with pytest.raises(Refused, match="backup-image: is required for SQLite"):
+        look(world.swarm, asked())
+    made = look(world.swarm, asked(image="tools:1")).tool
+    assert made is not None
+    assert made.node == "node1"
+    job = tool.job_spec(world.service, made, app=APP, name="job", action="dump")["TaskTemplate"]["ContainerSpec"]
+    assert [mount["Target"] for mount in job["Mounts"]] == ["/backups", "/data"]
+    assert "CAPMIG_DATABASE=/data/app.db" in job["Env"]
+
+
+@pytest.mark.parametrize("path", ["/data2/app.db", "app.db"])
+def test_backup__of_sqlite_outside_the_volumes(path: str) -> None:
+    """A file within the app's own container is gone with it."""
+    world = Database()
+    spec = world.service.spec
+    spec["TaskTemplate"]["ContainerSpec"]["Env"] = [f"U=sqlite:///{path}"]
+    spec["TaskTemplate"]["ContainerSpec"]["Mounts"] = [{"Type": "volume", "Source": "data", "Target": "/data"}]
+    world.swarm.direct.update_service(world.service, spec)
+    with pytest.raises(Refused, match="in none of the app's volumes"):
+        look(world.swarm, asked(image="tools:1"))
+
+
+def test_node_of__several() -> None:
+    """Where the app may be on any of several nodes, nobody knows whose volume is the right one."""
+    world = Database()
+    with pytest.raises(Refused, match="may run on several nodes"):
+        tool.node_of(world.service, [fake_node("a"), fake_node("b")])
 
 
 def test_job_spec__has_secrets_in_its_environment_only() -> None:

@@ -45,6 +45,9 @@ tick() {
 }
 untick() { kill "$ticker" 2> /dev/null || true; wait "$ticker" 2> /dev/null || true; ticker=; }
 
+# Has a file, or a folder's names, written to the disk; all of the machine's only where a sync of one is not known.
+flush() { sync "$1" 2> /dev/null || sync; }
+
 need() {
     for program in "$@"; do
         command -v "$program" > /dev/null || fail "the image has no program $program: give the database's own image with backup-image"
@@ -59,16 +62,16 @@ room() {
 
 # Takes the finished file $1 as the backup.
 keep() {
-    sync
+    flush "$1"
     mv "$1" "$file"
-    sync
+    flush "${file%/*}"
     tell "id=$CAPMIG_ID bytes=$(bytes "$file") seconds=$(seconds)"
 }
 
 found() { [ -f "$file" ] || fail "this node has no backup $CAPMIG_ID"; }
 
 # The backups of an app, oldest first.
-backups() { (cd "$folder/$CAPMIG_APP" 2> /dev/null && ls | grep -v -e '\.part$' -e '\.failed$' | sort) || true; }
+backups() { (cd "$folder/$CAPMIG_APP" 2> /dev/null && ls | grep -v -e '\.part$' -e '^copy\.part\.' -e '\.failed$' | sort) || true; }
 
 list() {
     backups | while read -r name; do

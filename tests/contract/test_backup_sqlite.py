@@ -1,0 +1,114 @@
+"""The script for SQLite: what comes back is what was."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.contract.databases import Backups, interrupting, small_disk
+
+PATH = os.environ["PATH"]
+SCHEMA = """
+PRAGMA journal_mode = WAL;
+CREATE TABLE customers (id integer PRIMARY KEY AUTOINCREMENT, name text UNIQUE, picture blob);
+CREATE INDEX names ON customers (name);
+CREATE TRIGGER shout AFTER UPDATE ON customers BEGIN DELETE FROM customers WHERE id < 0; END;
+CREATE VIEW glad AS SELECT * FROM customers;
+INSERT INTO customers (name, picture) VALUES ('Zoë 客户 🙂', x'00ff'), ('b', NULL);
+PRAGMA user_version = 7;
+"""
+
+
+def whole(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as database:
+        return [*database.iterdump(), str(database.execute("PRAGMA user_version").fetchone())]
+
+
+def run(path: Path, text: str) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(text)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    place = tmp_path / "it's data" / "app.db"
+    place.parent.mkdir()
+    run(place, SCHEMA)
+    place.chmod(0o640)
+    return place
+
+
+def backups(path: Path, place: Path) -> Backups:
+    name = "shop/20260102T030405Z-shop-1.sqlite.gz"
+    return Backups(engine="sqlite", folder=place, env={"CAPMIG_DATABASE": str(path)}, path=PATH, id=name)
+
+
+def test_restore__gives_back_exactly_what_was(path: Path, tmp_path: Path) -> None:
+    """Schema and rows, also of a log that was not folded in; the file keeps its mode, and no old log is left."""
+    backup = backups(path, tmp_path / "backups")
+    before = whole(path)
+    backup.works("check")
+    assert int(backup.works("dump").told["bytes"]) == backup.file.stat().st_size > 100
+    assert backup.file.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in backup.file.parent.iterdir()] == [backup.file.name]
+    with closing(sqlite3.connect(path)) as held:
+        held.execute("DELETE FROM customers")
+        held.execute("CREATE TABLE things (id)")
+        held.commit()
+        backup.works("restore")
+    assert whole(path) == before
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert sorted(file.name for file in backup.file.parent.iterdir()) == [
+        backup.file.name,
+        f"{backup.file.name}.failed",
+    ]
+
+
+def test_restore__killed_at_each_step(path: Path, tmp_path: Path) -> None:
+    """Wherever a restore dies, the next one ends with the whole database."""
+    backup = backups(path, tmp_path / "backups")
+    before = whole(path)
+    backup.works("dump")
+    names = ("sqlite3", "gzip", "rm", "mv", "chown", "chmod", "sync", "stat")
+    programs = {name: str(shutil.which(name)) for name in names}
+    killing = replace(backup, path=f"{interrupting(tmp_path / 'programs', programs)}:{PATH}")
+    for step in itertools.count(1):
+        run(path, "DELETE FROM customers")
+        ran = killing.run("restore", COUNT=str(tmp_path / f"count-{step}"), KILL_AT=str(step))
+        if ran.exit_code == 0:
+            break
+        assert ran.exit_code == -signal.SIGKILL, ran.output
+        backup.works("restore")
+        assert whole(path) == before, f"killed at step {step}"
+    assert step > 10
+    assert whole(path) == before
+
+
+def test_check__no_such_file(tmp_path: Path) -> None:
+    """A path that is not there is found out."""
+    assert "there is no file" in backups(tmp_path / "app.db", tmp_path / "backups").fails("check")
+
+
+def test_check__no_database(tmp_path: Path) -> None:
+    """A file that is something else is found out."""
+    (tmp_path / "app.db").write_text("hello, hello, hello, hello, hello, hello, hello, hello, hello, hello" * 99)
+    assert "cannot be read" in backups(tmp_path / "app.db", tmp_path / "backups").fails("check")
+
+
+def test_dump__disk_full(path: Path, tmp_path: Path) -> None:
+    """A disk that fills up in mid-dump: a clear end, and nothing of it is left."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("INSERT INTO customers (picture) VALUES (randomblob(3000000))")
+        database.commit()
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        backup = backups(path, disk)
+        assert "the backup failed" in backup.fails("dump")
+        assert list(backup.file.parent.iterdir()) == []
