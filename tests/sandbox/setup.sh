@@ -31,6 +31,7 @@ packages() {
 		pg_ctlcluster postgresql
 		mariadbd mariadb-server-core
 		mariadb-dump mariadb-client
+		sqlite3 sqlite3
 		npm npm
 		busybox busybox-static
 	END
