@@ -112,7 +112,10 @@ def untouched(hand: Hand) -> bool:
 
 
 def restore(hand: Hand) -> None:
-    """Bring the database back to what it was, with the app stopped; begins anew where one was left half done."""
+    """Bring the database back to what it was, with the app stopped; begins anew where one was left half done.
+
+    Nothing is restored if the app was started since that was decided, and before any restore had begun.
+    """
     entry = hand.journal.entry
     hand.timeline.step("Restore the database")
     service = rollout.service_of(hand, entry.service)
@@ -123,6 +126,10 @@ def restore(hand: Hand) -> None:
             guard.settle()
         except DeployFailed as error:
             raise NeedsPerson(error.what, state=where(entry), todo=f"{error.todo} Then run mode: recover.") from error
+        begun = entry.job.rpartition("-restore-")[2].isdigit()
+        if not (begun or entry.by_hand or untouched(hand)):
+            hand.log.warning("Somebody has started the app meanwhile: nothing is restored, and what it wrote stays.")
+            return
         for number in range(RESTORES):
             name = f"{hand.job_name}-restore-{number}"
             timeout = RESTORE_FACTOR * entry.backup_timeout

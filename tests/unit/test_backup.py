@@ -212,6 +212,28 @@ def test_restore__that_fails_needs_a_person_and_is_tried_again_by_the_next() -> 
     assert world.running == [OLD, OLD]
 
 
+def test_restore__does_not_begin_once_somebody_started_the_app() -> None:
+    """After it was decided to restore, and before the restore began, the app ran: what it wrote stays."""
+    world = Database()
+    failing(world)
+
+    def die(name: str, args: object) -> None:
+        if world.journal is not None and world.journal.phase is Phase.RESTORING:
+            raise KeyboardInterrupt
+
+    world.swarm.before_call = die
+    with pytest.raises(KeyboardInterrupt):
+        world.deploy(asked())
+    world.swarm.before_call = lambda name, args: None
+    world.caprover.save_and_update()
+    entry = recovered(world)
+    assert "restore" not in world.did
+    assert not entry.restored
+    assert entry.schema == "unknown"
+    assert world.running == [OLD, OLD]
+    assert world.journal is None
+
+
 def recovered(world: Database) -> Entry:
     """Another process takes over, once the lease is gone, with nothing but the journal and the app's environment."""
     world.clock.sleep(61.0)
