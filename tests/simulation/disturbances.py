@@ -61,7 +61,7 @@ def save_with_other_settings(scenario: Scenario) -> None:
     """Save & Update after a variable was added."""
     service = scenario.world.service
     spec = copy.deepcopy(service.spec)
-    spec["TaskTemplate"]["ContainerSpec"]["Env"] = ["ADDED=1"]
+    spec["TaskTemplate"]["ContainerSpec"]["Env"].append("ADDED=1")
     scenario.witness.change_settings(spec)
     scenario.world.swarm.direct.update_service(service, spec)
     save_and_update(scenario)

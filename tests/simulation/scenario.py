@@ -12,10 +12,11 @@ from capmig.by_hand import post, recover_now
 from capmig.deploy import deploy
 from capmig.errors import CapmigError
 from capmig.hand import Hand
-from capmig.inputs import Inputs
+from capmig.inputs import Backup, Engine, Inputs
 from capmig.preflight import look
+from tests.fakes.database import URL, Database
 from tests.fakes.swarm import Run, app_spec, fake_node
-from tests.fakes.world import APP, NEW, OLD, World, inputs
+from tests.fakes.world import APP, NEW, OLD, inputs
 from tests.simulation import disturbances
 from tests.simulation.faults import Faults, Process, Weather
 from tests.simulation.scheduler import Killed, Scheduler
@@ -60,22 +61,25 @@ class Scenario:
         self.endings: list[str] = []
         self._count = 0
 
-    def _world(self) -> World:
+    def _world(self) -> Database:
         random = self.random
         spec = app_spec(
             APP,
             OLD,
+            env=[URL],
             replicas=self.replicas,
             order=random.choice(("start-first", "stop-first")),
             failure_action=random.choice(("pause", "pause", "rollback", "continue")),
         )
-        world = World(
+        world = Database(
             clock=self.clock,
             nodes=[fake_node(f"node{number}") for number in range(1, random.choice((2, 2, 3)))],
             token_only=random.random() < 0.5,
             spec=spec,
         )
         world.caprover.instance_count = self.replicas
+        for action in ("dump", "restore"):
+            world.jobs_do[action] = self._backs_up(action)
         world.swarm.images[OLD] = Run(stopping=random.choice((0.05, 0.05, 1.0, 20.0)))
         self.sound = [OLD]  # images that serve
         for image in IMAGES:
@@ -84,6 +88,19 @@ class Scenario:
             if serves.healthy and serves.duration is None:
                 self.sound.append(image)
         return world
+
+    def _backs_up(self, action: str) -> Run:
+        """A dump may fail or hang; a restore only takes its time, or nobody could ask for a good end."""
+        random = self.random
+        duration = random.choice((0.5, 2.0, 8.0))
+        line = {"dump": "capmig: id=x bytes=1500000 seconds=3", "restore": "capmig: method=swap"}[action]
+        match random.randrange(10) if action == "dump" else 9:
+            case 0:
+                return Run(duration=duration, exit_code=1)
+            case 1:
+                return Run(duration=None, stopping=random.choice((0.05, 30.0)))
+            case _:
+                return Run(duration=duration, output=((0.2, line),), stopping=random.choice((0.05, 30.0)))
 
     def _serves(self) -> Run:
         match self.random.randrange(10):
@@ -114,6 +131,8 @@ class Scenario:
         self.clock.sleep(self.random.choice((LATE, LATE, SETTLES)))
         self._heal()
         self.clock.run()
+        for error in self.clock.errors:
+            self.witness.say(f"something breaks: {error!r}")
         if self.clock.endless:
             self.witness.say("it does not end")
         return Outcome(
@@ -124,8 +143,11 @@ class Scenario:
         )
 
     def _inputs(self, image: str) -> Inputs:
+        restore = self.random.random() < 0.8
+        backup = Backup(engine=Engine.AUTO, source="", image="", timeout=20.0, keep=5, restore=restore)
         asked = inputs(
             image=image,
+            backup=backup if self.random.random() < 0.4 else None,
             migrates=self.random.random() < 0.85,
             on_failure="stay-down" if self.stay_down else "restore",
             timeout=self.timeout,
@@ -140,9 +162,9 @@ class Scenario:
         down = self.clock.monotonic() + random.uniform(0.0, 60.0) if random.random() < 0.15 else 0.0
         return Weather(
             rate=random.choice((0.0, 0.0, 0.01, 0.05, 0.2)),
-            killed_at=random.randrange(1, 170) if random.random() < 0.5 else 0,
+            killed_at=random.randrange(1, 220) if random.random() < 0.5 else 0,
             killed_after=random.random() < 0.5,
-            frozen_at=random.randrange(1, 170) if random.random() < 0.15 else 0,
+            frozen_at=random.randrange(1, 220) if random.random() < 0.15 else 0,
             frozen_for=random.choice((30.0, 65.0, 200.0)),
             link_down=(down, down + length),
         )

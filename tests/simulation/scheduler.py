@@ -33,7 +33,8 @@ class Actor:
 
 
 class Scheduler(FakeClock):
-    """A fake clock on which actors sleep. `each_step` is called after everything that happens."""
+    """A fake clock on which actors sleep. `each_step` is called after everything that happens; `errors`: what was raised
+    by actors and by what came due."""
 
     def __init__(self, random: Random) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Scheduler(FakeClock):
         self._waiting: list[tuple[float, float, int, Actor]] = []
         self._steps = 0
         self._threads: list[threading.Thread] = []
-        self._errors: list[BaseException] = []
+        self.errors: list[BaseException] = []
         self._all_done = threading.Lock()
         self._all_done.acquire()
 
@@ -60,15 +61,13 @@ class Scheduler(FakeClock):
         for thread in self._threads:
             thread.join()
         self._threads.clear()
-        if self._errors:
-            raise self._errors[0]
 
     def call_later(self, seconds: float, fn: Callable[[], None]) -> None:
         def act() -> None:
             try:
                 fn()
-            except Exception as error:  # noqa: BLE001 - `run` raises it once all have ended
-                self._errors.append(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, somebody has to tell of it
+                self.errors.append(error)
             self.each_step()
 
         super().call_later(seconds, act)
@@ -115,8 +114,8 @@ class Scheduler(FakeClock):
             actor.acts()
         except Killed:
             pass
-        except Exception as error:  # noqa: BLE001 - `run` raises it once all have ended
-            self._errors.append(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody has to tell of it
+            self.errors.append(error)
         self.each_step()
         self._give_turn()
 

@@ -11,10 +11,13 @@ from capmig.jobs import KIND_LABEL
 from capmig.journal import CALL, LEASE, Entry, Phase, config_name
 from capmig.ports import Config, Spec
 from capmig.recover import Ending
-from tests.fakes.world import APP, World
+from tests.fakes.database import Database
+from tests.fakes.world import APP
 from tests.simulation.faults import Process
 
 PERSON = "a person"
+WORKS = ("migration", "backup-dump", "backup-restore")  # the jobs beside which the app must not run
+CLOSED = (Phase.BACKING_UP, Phase.MIGRATING, Phase.MIGRATED, Phase.RESTORING)
 SETTLES = 60.0  # seconds after a person's act in which a report may be overtaken by it
 TOUCHED_WITHIN = 16.0  # seconds in which an undisturbed owner has written that somebody started the app…
 STOPPED_WITHIN = 35.0  # …and has stopped it, its grace period included
@@ -27,6 +30,7 @@ class Seen:
     images: list[str]
     replicas: int
     schema: int | str
+    saved: int | str | None
     began: bool
     succeeded: bool
     undisturbed: bool
@@ -45,7 +49,7 @@ def bare(spec: Spec) -> Spec:
 class Witness:
     """Collects what is wrong, in sentences."""
 
-    def __init__(self, world: World, now: Callable[[], float], *, replicas: int) -> None:
+    def __init__(self, world: Database, now: Callable[[], float], *, replicas: int) -> None:
         self.wrong: list[str] = []
         self.replicas = replicas
         self.settings = bare(world.service.spec)  # a person may change them
@@ -64,6 +68,10 @@ class Witness:
         self._entry: Entry | None = None
         self._services: set[str] = set()
         self._intruded: float | None = None
+        self._asked: set[str] = set()  # images that CapRover was asked for
+        self._acted = 0
+        self._ran_since_dump = True
+        self._restoring = False
 
     def say(self, what: str) -> None:
         self.wrong.append(f"{self._now():.2f}: {what}")
@@ -88,13 +96,14 @@ class Witness:
         self._follow_jobs()
         self._services = set(orchestrator.services)
         app = sum(task.alive for task in orchestrator.tasks if task.service_name == APP)
-        jobs = [task.service_name for task in orchestrator.tasks if task.alive and _is_migration(task.spec)]
+        jobs = [task.service_name for task in orchestrator.tasks if task.alive and _kind(task.spec) in WORKS]
         entry = self.entry
         if len(jobs) > 1 and not self._two_may_act:
-            self.say(f"two migrations run at once: {jobs}")
-        closed = entry is not None and entry.phase in (Phase.MIGRATING, Phase.MIGRATED)
+            self.say(f"two jobs work on the database at once: {jobs}")
+        closed = entry is not None and entry.phase in CLOSED
+        self._follow_backup(app)
         if app and (jobs or closed) and self.starter != PERSON and not self._two_may_act:
-            self.say(f"{app} processes of the app run while the database is migrated (started by {self.starter})")
+            self.say(f"{app} processes of the app run while the database is worked on (started by {self.starter})")
         self._follow_intruder(app, entry)
         service = next((each for each in orchestrator.services.values() if each.name == APP), None)
         if service is None:
@@ -121,6 +130,20 @@ class Witness:
             self.say("a person started the app during the migration, and the journal does not say so")
         if since > STOPPED_WITHIN:
             self.say("a person started the app during the migration, and the guard does not stop it")
+
+    def _follow_backup(self, app: int) -> None:
+        """A restore begins only if no process of the app can have written since the backup was made.
+
+        One that was left half done begins anew: whatever the app has written meanwhile, it wrote into half a database.
+        """
+        for action in self._world.did[self._acted :]:
+            if action == "restore" and self._ran_since_dump and not self._restoring:
+                self.say("a restore begins though the app has run since the backup was made")
+            if action in ("dump", "restore"):
+                self._restoring = action == "restore"
+                self._ran_since_dump = False
+        self._acted = len(self._world.did)
+        self._ran_since_dump = self._ran_since_dump or app > 0
 
     def _follow_jobs(self) -> None:
         history = self._world.swarm.history
@@ -172,9 +195,9 @@ class Witness:
             return
         if act == "remove_service" and entry is not None and args[0].id == entry.job_id:
             left = entry.job_deadline - self._world.clock.time()
-            if left > CALL and self._world.swarm.alive(entry.job):
+            if entry.phase == Phase.MIGRATING and left > CALL and self._world.swarm.alive(entry.job):
                 self.say(f"{process.name} stops a migration that has {left:.1f} s left")
-        if act == "create_service" and process.ended and not _is_migration(args[0]):
+        if act == "create_service" and process.ended and _kind(args[0]) not in WORKS:
             return  # what only pulls may come late; the next deploy sweeps it away
         if (entry is None or entry.holder != process.holder) and not self._two_may_act:
             holder = "nobody" if entry is None else entry.holder
@@ -183,9 +206,14 @@ class Witness:
             if bare(args[1]) != self.settings:
                 self.say(f"{process.name} changes more than replicas and image")
             if args[1]["Mode"]["Replicated"]["Replicas"]:
-                self.starter = process.name
+                self._started_by(process)
         elif act == "deploy":
-            self.starter = process.name
+            self._started_by(process)
+            self._asked.add(args[0])
+
+    def _started_by(self, process: Process) -> None:
+        """A process has started the app; while two may act, that is the person's doing who let them."""
+        self.starter = PERSON if self._two_may_act else process.name
 
     def _must_not_rob(self, before: Entry | None, entry: Entry) -> None:
         """A journal is taken over only from somebody who may be dead."""
@@ -203,6 +231,7 @@ class Witness:
             images=sorted(task.image for task in tasks),
             replicas=self._world.service.replicas or 0,
             schema=self._world.schema,
+            saved=self._world.saved,
             began=bool(states),
             succeeded="complete" in states,
             undisturbed=self._now() - self.disturbed_at > SETTLES,
@@ -217,6 +246,8 @@ class Witness:
             return
         if entry.schema == "unchanged" and seen.began:
             self.say(f"{who}, schema unchanged, but a migration began")
+        if entry.schema == "restored" and seen.schema != seen.saved:
+            self.say(f"{who}, schema restored, but it is {seen.schema} instead of {seen.saved}")
         if entry.schema == "migrated" and not seen.succeeded:
             self.say(f"{who}, schema migrated, but no migration succeeded")
         # What a run has not stopped, or has left down, may be changed by others at any time.
@@ -243,16 +274,18 @@ class Witness:
         down = entry is not None and entry.phase == Phase.DOWN
         if entry is not None and not (down and may_stay_down):
             self.say(f"the journal is left in phase {entry.phase}")
-        jobs = [job for job in world.jobs if swept or not job.endswith("-pull")]
+        kept = [each.name for each in world.swarm.direct.services(KIND_LABEL) if swept or _kind(each.spec) in WORKS]
+        jobs = [job for job in world.jobs if job in kept]
         if jobs:
             self.say(f"jobs are left: {jobs}")
         alive = sorted(task.image for task in world.swarm.world.tasks if task.service_name == APP and task.alive)
         # CapRover may come to an accepted deploy long after it was given up; there is no way to take it back.
-        late = down and entry is not None and entry.asked and world.service.image == entry.image
+        late = down and world.service.image in self._asked
         wanted = (0, *replicas) if late else (0,) if down else replicas
         if len(alive) not in wanted or world.service.replicas not in wanted or set(alive) - {world.service.image}:
             self.say(f"in the end {alive} run of {world.service.replicas} × {world.service.image}")
 
 
-def _is_migration(spec: Spec) -> bool:
-    return (spec.get("Labels") or {}).get(KIND_LABEL) == "migration"
+def _kind(spec: Spec) -> str:
+    """What a job of capmig is for; empty for any other service."""
+    return str((spec.get("Labels") or {}).get(KIND_LABEL, ""))

@@ -1,0 +1,50 @@
+"""The app's database as PostgreSQL in a service of its own, which jobs back up and restore."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from capmig.jobs import KIND_LABEL
+from capmig.ports import Spec
+from tests.fakes.swarm import Run, app_spec
+from tests.fakes.world import APP, OLD, World
+
+SERVER = "postgres:15"
+CLIENT = f"{SERVER}@sha256:{hashlib.sha256(SERVER.encode()).hexdigest()}"
+URL = "DATABASE_URL=postgres://web:hush-hush@srv-captain--db/web"
+
+
+class Database(World):
+    """A world with such a database. `saved`: what the last backup holds; `did`: the jobs' actions, in their order;
+    `jobs_do`: how the job of an action behaves, in place of the default."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**({"spec": app_spec(APP, OLD, env=[URL])} | options))
+        self.saved: int | str | None = None
+        self.did: list[str] = []
+        self.jobs_do: dict[str, Run] = {}
+        self.swarm.images[SERVER] = Run()
+        self.swarm.images[CLIENT] = self.behave
+        self.swarm.direct.create_service(app_spec("srv-captain--db", SERVER, replicas=1))
+        self.clock.sleep(5.0)
+
+    def behave(self, spec: Spec) -> Run:
+        """What a job of the database's client does."""
+        action = spec["Labels"][KIND_LABEL].removeprefix("backup-")
+        effects: dict[str, Callable[[], None]] = {"dump": self.save, "restore": self.bring_back}
+        output = {"dump": "capmig: id=x bytes=1500000 seconds=3", "restore": "capmig: method=swap"}.get(action, "")
+        run = self.jobs_do.get(action) or Run(duration=2.0, output=((1.0, output),))
+        ends = effects.get(action, lambda: None)
+        at = [(run.duration, ends)] if run.duration and run.exit_code == 0 else []
+        return replace(run, effects=[(0.0, lambda: self.did.append(action)), *at])
+
+    def save(self) -> None:
+        self.saved = self.schema
+
+    def bring_back(self) -> None:
+        if self.saved is None:
+            raise AssertionError("a restore without a backup")
+        self.schema = self.saved
