@@ -54,7 +54,7 @@ venv() {
     [ "$(cat "$repo/.venv/.installed" 2> /dev/null)" = "$want" ] && return
     say "installing the development requirements in .venv"
     [ -x "$repo/.venv/bin/python" ] || python3 -m venv "$repo/.venv"
-    "$repo/.venv/bin/pip" install --quiet --require-hashes -r "$repo/requirements-dev.txt"
+    "$repo/.venv/bin/pip" install -qq --require-hashes -r "$repo/requirements-dev.txt"
     echo "$want" > "$repo/.venv/.installed"
 }
 

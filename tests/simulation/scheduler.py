@@ -33,8 +33,10 @@ class Actor:
 
 
 class Scheduler(FakeClock):
-    """A fake clock on which actors sleep. `each_step` is called after everything that happens; `errors`: what was raised
-    by actors and by what came due."""
+    """A fake clock on which actors sleep.
+
+    `each_step` is called after everything that happens; `errors`: what was raised by actors and by what came due.
+    """
 
     def __init__(self, random: Random) -> None:
         super().__init__()
