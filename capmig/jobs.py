@@ -28,6 +28,11 @@ class Ended:
     exit_code: int | None
     error: str
 
+    @property
+    def succeeded(self) -> bool:
+        """It came to its own end, which was a good one: a program that is stopped may exit with 0 as well."""
+        return self.state == "complete" and self.exit_code == 0
+
 
 def migration_spec(
     service: Service,

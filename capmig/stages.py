@@ -79,7 +79,7 @@ def _see_migration_end(hand: Hand) -> None:
             f"{error.what} It was stopped.",
             todo="Raise migrate-timeout, or see in its output above what it waited for.",
         ) from error
-    if ended.exit_code == 0 and ended.state == "complete":
+    if ended.succeeded:
         hand.journal.write(phase=Phase.MIGRATED, exit_code=0, schema="migrated")
         hand.log.info("The migration succeeded.")
         return

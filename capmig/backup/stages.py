@@ -40,7 +40,7 @@ def check(hand: Hand, plan: Plan) -> Tool | None:
         restores=plan.inputs.backup.restore,
     )
     told, ended = _run(hand, plan.service, tool, name=name, action="check", timeout=CHECK_TIMEOUT)
-    if ended.exit_code != 0:
+    if not ended.succeeded:
         raise DeployFailed(
             f"The database cannot be backed up: {_why(told, ended)}",
             todo="Mend what is said above, name another database with backup-source or another client with "
@@ -86,7 +86,7 @@ def dump(hand: Hand, service: Service, tool: Tool) -> None:
         )
     except TimedOut as error:
         raise DeployFailed(f"{error.what} It was stopped.", todo="Raise backup-timeout.") from error
-    if ended.exit_code != 0:
+    if not ended.succeeded:
         raise DeployFailed(f"The backup failed: {_why(told, ended)}", todo="Mend what is said above and deploy again.")
     jobs.stop(hand, name, known_id=hand.journal.entry.job_id)
     entry = hand.journal.write(
@@ -150,7 +150,7 @@ def restore(hand: Hand) -> None:
                 why = error.what
                 break
             jobs.stop(hand, name, known_id=hand.journal.entry.job_id)
-            if ended.exit_code == 0:
+            if ended.succeeded:
                 how = {
                     "swap": "a new database took its place",
                     "in-place": "in place, in one transaction",
@@ -198,7 +198,7 @@ def listed(hand: Hand, service: Service, tool: Tool) -> dict[str, int]:
     """The app's backups on the tool's node, oldest first, with their sizes in bytes."""
     name = f"{hand.job_name}-list"
     told, ended = _run(hand, service, tool, name=name, action="list", timeout=TIDY_TIMEOUT)
-    if ended.exit_code != 0:
+    if not ended.succeeded:
         raise DeployFailed(f"The backups cannot be listed: {_why(told, ended)}")
     jobs.stop(hand, name)
     return {found["backup"]: int(found["bytes"]) for found in told.lists if "backup" in found}
@@ -214,7 +214,7 @@ def tidy(hand: Hand, plan: Plan) -> None:
         told, ended = _run(
             hand, plan.service, tool, name=name, action="prune", timeout=TIDY_TIMEOUT, keep=plan.inputs.backup.keep
         )
-        why = "" if ended.exit_code == 0 else _why(told, ended)
+        why = "" if ended.succeeded else _why(told, ended)
     except CapmigError as error:
         why = error.what
     if why:

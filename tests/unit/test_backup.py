@@ -212,6 +212,30 @@ def test_restore__that_fails_needs_a_person_and_is_tried_again_by_the_next() -> 
     assert world.running == [OLD, OLD]
 
 
+@pytest.mark.parametrize("action", ["dump", "restore"])
+def test_backup__job_that_somebody_stops_did_not_succeed(action: str) -> None:
+    """A program that is stopped in the middle may exit with 0: no migration without a whole backup, no half restore."""
+    world = Database()
+    failing(world)
+    world.jobs_do[action] = Run(duration=5.0)
+
+    def stop() -> None:
+        for job in world.swarm.direct.services(f"{KIND_LABEL}=backup-{action}"):
+            world.swarm.direct.remove_service(job)
+
+    def strike(name: str, args: object) -> None:
+        if world.did and world.did[-1] == action and action in world.jobs_do:
+            del world.jobs_do[action]
+            stop()
+
+    world.swarm.before_call = strike
+    report = world.deploy(asked())
+    assert report.ending.result == "restored"
+    assert world.migrations == (action == "restore")
+    assert world.schema == 1
+    assert world.did.count("restore") == (2 if action == "restore" else 0)
+
+
 def test_restore__does_not_begin_once_somebody_started_the_app() -> None:
     """After it was decided to restore, and before the restore began, the app ran: what it wrote stays."""
     world = Database()
