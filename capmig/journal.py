@@ -271,6 +271,7 @@ class Journal:
                 break
             except FateUnknown:
                 asked = config.id
+                self._lease_end = self._clock.monotonic()  # once it is gone, another run may begin at once
                 if self._clock.monotonic() > give_up:
                     raise
         self._entry = None

@@ -303,6 +303,27 @@ def test_release__lost_answer_is_looked_up() -> None:
     assert other.journal.held
 
 
+def test_release__whose_answers_get_lost_ends_the_lease() -> None:
+    """The removal may take effect at any time, and another run begin: nothing may be done on the old lease."""
+    world = World()
+    hand = holding(world)
+
+    def lose(name: str, args: tuple[Any, ...]) -> None:
+        if name == "remove_config":
+            world.clock.sleep(15.0)
+            raise FateUnknown("lost")
+
+    world.swarm.before_call = lose
+    with pytest.raises(FateUnknown):
+        hand.journal.release()
+    found = hand.journal.look()
+    assert found is not None
+    world.swarm.direct.remove_config(found[0])
+    holding(world)
+    with pytest.raises(Superseded):
+        hand.journal.fence()
+
+
 def test_leave__can_be_taken_at_once() -> None:
     """What is left for the next run has no lease."""
     world = World()
