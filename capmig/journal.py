@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -260,20 +261,26 @@ class Journal:
         """End the journal: the app is in a safe state."""
         give_up = self._clock.monotonic() + CALL
         asked = ""
+        answered = False
         while True:
-            found = self.look()
+            try:
+                found = self.look()
+            except LinkLost:
+                if answered:
+                    break
+                raise
             if asked and (found is None or found[0].id != asked):
                 break
             config = self._own(found)
+            if asked and self._clock.monotonic() > give_up:
+                raise FateUnknown(f"The journal {self.name} was removed, and is there still.")
             self.fence()
-            try:
+            answered = False
+            with suppress(FateUnknown):
                 self._swarm.remove_config(config)
-                break
-            except FateUnknown:
-                asked = config.id
-                self._lease_end = self._clock.monotonic()  # once it is gone, another run may begin at once
-                if self._clock.monotonic() > give_up:
-                    raise
+                answered = True
+            asked = config.id
+            self._lease_end = self._clock.monotonic()  # once it is gone, another run may begin at once
         self._entry = None
 
     def let_go(self) -> None:

@@ -12,6 +12,7 @@ from capmig.deploy import first_entry
 from capmig.errors import Conflict, EngineRefused, FateUnknown, JournalGone, LinkLost, NeedsPerson, Superseded, TimedOut
 from capmig.hand import Hand
 from capmig.journal import CALL, LEASE, RENEW, Entry, Phase, acquire, config_name
+from capmig.ports import Config
 from capmig.preflight import look
 from tests.fakes.log import RecordingLog
 from tests.fakes.world import World, inputs
@@ -301,6 +302,38 @@ def test_release__lost_answer_is_looked_up() -> None:
     hand.journal.release()
     assert not hand.journal.held
     assert other.journal.held
+
+
+def test_release__answered_as_done_but_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Released means gone: a removal that had no effect is made again."""
+    world = World()
+    hand = holding(world)
+    really, asked = world.swarm.remove_config, list[Config]()
+
+    def remove(config: Config) -> None:
+        asked.append(config)
+        if len(asked) > 1:
+            really(config)
+
+    monkeypatch.setattr(world.swarm, "remove_config", remove)
+    hand.journal.release()
+    assert hand.journal.look() is None
+    assert len(asked) == 2
+
+
+def test_release__link_lost_once_it_is_done() -> None:
+    """The manager said that the journal is gone; a link that is lost after that changes nothing."""
+    world = World()
+    hand = holding(world)
+
+    def cut(name: str, args: object) -> None:
+        if name == "remove_config":
+            world.swarm.before_call = fail_once("config", LinkLost("gone"))
+
+    world.swarm.after_call = cut
+    hand.journal.release()
+    assert not hand.journal.held
+    assert hand.journal.look() is None
 
 
 def test_release__whose_answers_get_lost_ends_the_lease() -> None:
