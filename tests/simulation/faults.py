@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, Literal
 
@@ -47,6 +48,7 @@ class Process:
     random: Random
     calls: int = 0
     after: Callable[[], None] | None = None  # what happens once the call under way has taken effect
+    late: Callable[[], None] | None = None  # a change that the managers may still agree upon
     ended: bool = False
 
     @property
@@ -87,6 +89,9 @@ class Faults:
                 self.tell(process.name, f"{name}: the link is down")
                 self._clock.sleep(process.random.choice((0.5, 5.0, 14.0)))
                 raise LinkLost(f"{name}: the link is down")
+            if name in CHANGES and process.late is not None:
+                # Managers agree on changes in their order: the one of unknown fate comes before this one, or never.
+                self._settle(process, process.late, lost=process.random.random() < 0.5)
             if process.random.random() < process.weather.rate:
                 self._strike(process, name, args)
 
@@ -123,8 +128,8 @@ class Faults:
             process.after = lambda: self._lose(name, seconds)
             return
         if kind == "late":
-            act = getattr(self._world.swarm.direct, name)
-            clock.call_later(17.0, lambda: self._come_late(process, name, args, act))
+            process.late = partial(self._come_late, process, name, args, getattr(self._world.swarm.direct, name))
+            clock.call_later(17.0, partial(self._settle, process, process.late))
             self._lose(name, seconds)
         clock.sleep(seconds)
         if kind == "lost":
@@ -133,6 +138,13 @@ class Faults:
             raise EngineRefused("rpc error: the managers of the swarm have no quorum")
         if kind == "unknown":
             raise FateUnknown(f"{name}: no answer came")
+
+    def _settle(self, process: Process, late: Callable[[], None], *, lost: bool = False) -> None:
+        """A change of unknown fate takes effect now, if that is still open; or it is lost for good."""
+        if process.late is late:
+            process.late = None
+            if not lost:
+                late()
 
     def _lose(self, name: str, seconds: float) -> None:
         self._clock.sleep(seconds)

@@ -33,9 +33,9 @@ class Actor:
 
 
 class Scheduler(FakeClock):
-    """A fake clock on which actors sleep.
+    """A fake clock on which actors sleep. `each_step` is called after everything that happens.
 
-    `each_step` is called after everything that happens; `errors`: what was raised by actors and by what came due.
+    `errors`: what was raised by actors and by what came due.
     """
 
     def __init__(self, random: Random) -> None:

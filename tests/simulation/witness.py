@@ -69,6 +69,7 @@ class Witness:
         self._services: set[str] = set()
         self._intruded: float | None = None
         self._asked: set[str] = set()  # images that CapRover was asked for
+        self._asker = ""  # the holder for whom CapRover started the app
         self._acted = 0
         self._ran_since_dump = True
         self._restoring = False
@@ -102,7 +103,9 @@ class Witness:
             self.say(f"two jobs work on the database at once: {jobs}")
         closed = entry is not None and entry.phase in CLOSED
         self._follow_backup(app)
-        if app and (jobs or closed) and self.starter != PERSON and not self._two_may_act:
+        # CapRover may come to an accepted deploy long after it was given up; there is no way to take it back.
+        late = bool(self._asker) and entry is not None and self._asker != entry.holder
+        if app and (jobs or closed) and self.starter != PERSON and not (late or self._two_may_act):
             self.say(f"{app} processes of the app run while the database is worked on (started by {self.starter})")
         self._follow_intruder(app, entry)
         service = next((each for each in orchestrator.services.values() if each.name == APP), None)
@@ -208,12 +211,13 @@ class Witness:
             if args[1]["Mode"]["Replicated"]["Replicas"]:
                 self._started_by(process)
         elif act == "deploy":
-            self._started_by(process)
+            self._started_by(process, through_caprover=True)
             self._asked.add(args[0])
 
-    def _started_by(self, process: Process) -> None:
+    def _started_by(self, process: Process, *, through_caprover: bool = False) -> None:
         """A process has started the app; while two may act, that is the person's doing who let them."""
         self.starter = PERSON if self._two_may_act else process.name
+        self._asker = process.holder if through_caprover else ""
 
     def _must_not_rob(self, before: Entry | None, entry: Entry) -> None:
         """A journal is taken over only from somebody who may be dead."""
@@ -279,7 +283,6 @@ class Witness:
         if jobs:
             self.say(f"jobs are left: {jobs}")
         alive = sorted(task.image for task in world.swarm.world.tasks if task.service_name == APP and task.alive)
-        # CapRover may come to an accepted deploy long after it was given up; there is no way to take it back.
         late = down and world.service.image in self._asked
         wanted = (0, *replicas) if late else (0,) if down else replicas
         if len(alive) not in wanted or world.service.replicas not in wanted or set(alive) - {world.service.image}:
