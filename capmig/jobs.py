@@ -203,8 +203,11 @@ def pull(hand: Hand, service: Service, image: str, credentials: Credentials | No
     def all_ended() -> list[Task] | None:
         nodes = {node.id: node.hostname for node in hand.swarm.nodes() if node.ready and node.active}
         tasks = [task for task in hand.swarm.tasks(job) if task.node_id in nodes]
-        waiting[:] = [f"{nodes[task.node_id]} ({task.state})" for task in tasks if not task.ended]
-        return tasks if tasks and not waiting else None
+        # With several nodes swarm starts a global job's failed tasks again and again: the first of each node tells.
+        ended = [task for task in tasks if task.ended]
+        done = {task.node_id for task in ended}
+        waiting[:] = [f"{nodes[task.node_id]} ({task.state})" for task in tasks if task.node_id not in done]
+        return ended if ended and not waiting else None
 
     try:
         tasks = hand.watch.until(
@@ -214,12 +217,13 @@ def pull(hand: Hand, service: Service, image: str, credentials: Credentials | No
         )
     except TimedOut as error:
         raise DeployFailed(error.what, todo="Raise deploy-timeout, or look at the node's network and disk.") from error
-    refused = sorted({task.error for task in tasks if task.state == "rejected"})
+    there = {task.node_id for task in tasks if task.state != "rejected"}
+    refused = sorted({task.error for task in tasks if task.node_id not in there})
     if refused:
         raise DeployFailed(
             f"{image} cannot be pulled: {'; '.join(refused)}",
             todo="Check its name and tag. If its registry needs a login, give registry-username and registry-password, "
             "or CapRover's password, with which its stored registry logins are used.",
         )
-    hand.log.info(f"{image} is on {len(tasks)} node{'s' if len(tasks) != 1 else ''}.")
+    hand.log.info(f"{image} is on {len(there)} node{'s' if len(there) != 1 else ''}.")
     stop(hand, job.name)

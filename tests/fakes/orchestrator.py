@@ -319,6 +319,9 @@ class Orchestrator:
             return
         task.desired = "shutdown"
         if condition == "none" or (condition == "on-failure" and task.state == "complete"):
+            # Seen with Engine 20.10: on two nodes a global job's failed tasks are made again without end, on one never.
+            if service.mode == "GlobalJob" and len(self._eligible(service.spec)) > 1:
+                self._new(service, 0, node_id=task.node_id, desired="complete")
             return
         node_id = task.node_id if service.mode in ("Global", "GlobalJob") else ""
         delay = float(policy.get("Delay", 5 * SECOND)) / SECOND

@@ -233,12 +233,12 @@ def test_stop__cannot_be_proven_on_a_lost_node() -> None:
 
 
 def test_pull__reaches_every_node_and_leaves_nothing() -> None:
-    """One task on each node, gone afterwards."""
+    """At least one task on each node, gone afterwards; that swarm starts them again and again changes nothing."""
     world = World(nodes=[fake_node(f"node{number}") for number in (1, 2, 3)])
     hand = holding(world)
     jobs.pull(hand, world.service, NEW, None, 60.0)
-    pulled = {task_id for _, task_id, name, state in world.swarm.history if name.endswith("-pull") and state == "ready"}
-    assert len(pulled) == 3
+    assert isinstance(hand.log, RecordingLog)
+    assert ("info", f"{NEW} is on 3 nodes.") in hand.log.entries
     assert world.jobs == []
     assert world.running == [OLD, OLD]
 
@@ -250,6 +250,14 @@ def test_pull__missing_image_is_told_in_the_engines_words() -> None:
     with pytest.raises(DeployFailed, match=r"registry/web:99 cannot be pulled: No such image") as caught:
         jobs.pull(hand, world.service, "registry/web:99", None, 60.0)
     assert "registry-username" in caught.value.todo
+
+
+def test_pull__missing_on_two_nodes_is_told_once() -> None:
+    """That swarm tries again and again on each of them does not keep the reason back."""
+    world = World(nodes=[fake_node("node1"), fake_node("node2")])
+    hand = holding(world)
+    with pytest.raises(DeployFailed, match=r"registry/web:99 cannot be pulled: No such image[^;]*$"):
+        jobs.pull(hand, world.service, "registry/web:99", None, 60.0)
 
 
 def test_pull__slow_one_names_the_node() -> None:
