@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -11,7 +10,7 @@ from capmig.errors import Conflict, EngineRefused, Exists
 from capmig.ports import Config, Credentials, Engine, LogLine, Node, Service, Spec, Task
 from tests.fakes.agent import Run
 from tests.fakes.clock import FakeClock
-from tests.fakes.orchestrator import FakeService, ImageBehaviour, Orchestrator
+from tests.fakes.orchestrator import FakeService, ImageBehaviour, Orchestrator, over_the_wire
 
 __all__ = ["DirectSwarm", "FakeSwarm", "ImageBehaviour", "Run", "app_spec", "fake_node"]
 
@@ -282,7 +281,7 @@ def _as_service(service: FakeService) -> Service:
         id=service.id,
         name=service.name,
         version=service.version,
-        spec=copy.deepcopy(service.spec),
+        spec=over_the_wire(service.spec),
         update_state=service.update_state,
         update_message=service.update_message,
     )
