@@ -410,9 +410,8 @@ def test_update__completes(subject: Subject) -> None:
     old = {task.id for task in subject.running(service)}
     subject.behave(service.name, "lingers")
     subject.wait(lambda: subject.read(service.name).update_state == "completed")
-    new = {task.id for task in subject.running(service)}
-    assert len(new) == 2
-    assert not new & old
+    subject.wait(lambda: len(subject.running(service)) == 2)
+    assert not {task.id for task in subject.running(service)} & old
 
 
 def test_update__pauses_on_failure(subject: Subject) -> None:
@@ -435,7 +434,7 @@ def test_update__rolls_back_on_failure(subject: Subject) -> None:
     subject.behave(service.name, "crashes")
     subject.wait(lambda: subject.read(service.name).update_state == "rollback_completed")
     assert subject.read(service.name).spec == service.spec
-    assert len(subject.running(service)) == 2
+    subject.wait(lambda: len(subject.running(service)) == 2)
 
 
 def test_update__missing_image_leaves_the_old_tasks(subject: Subject) -> None:
