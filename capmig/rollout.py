@@ -28,6 +28,7 @@ from capmig.ports import Service, Spec, Task
 PRUNE = 8.0  # seconds after CapRover's update of a service until its prune of stopped containers is over
 LOST_AFTER = 30.0  # seconds after which a request of unknown fate that shows no effect is taken as lost
 CRASHES = 3  # tasks of one version that ended by themselves: it crashes
+CROWDED = 3.0  # seconds after which swarm will not notice by itself that it runs two tasks in one slot
 DEFAULT_GRACE = 10.0
 
 Edit = Callable[[Spec], Spec]
@@ -220,9 +221,10 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
     seen = "no task yet"
     probe = hand.settings.probe if probed else None
     answer = "" if probe is None else "it was not asked yet"
+    crowded_since: float | None = None
 
     def runs() -> tuple[int, float] | None:
-        nonlocal seen, answer
+        nonlocal seen, answer, crowded_since
         asked_at = clock.monotonic()  # what is read is at least as new as this
         service = service_of(hand, name)
         _must_be_ours(service, image)
@@ -241,7 +243,14 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
             f"; {t.state} {t.error}".rstrip() for t in alive if t not in running
         )
         ids = frozenset(task.id for task in running)
-        whole = len(running) == wanted == len(alive) and service.update_state != "updating"
+        settled = len(running) == len(alive) and service.update_state != "updating"
+        whole = settled and len(running) == wanted
+        crowded = settled and len(running) > wanted == len({task.slot for task in running})
+        crowded_since = (crowded_since or asked_at) if crowded else None
+        if crowded_since is not None and asked_at - crowded_since >= CROWDED:
+            hand.log.info(f"{name}: {seen}. The swarm is made to look again.")
+            _make_swarm_look(hand, service)
+            crowded_since = None
         if ids != steady.ids or not whole:
             steady.ids, steady.since = ids, clock.monotonic()
             return None
@@ -265,6 +274,17 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
 def _never_placed(task: Task) -> bool:
     """An update overtook this task before it had a node: it keeps that state for ever, and never runs."""
     return not task.node_id and task.desired == "shutdown"
+
+
+def _make_swarm_look(hand: Hand, service: Service) -> None:
+    """Write the spec as it is: swarm then looks at every slot, and ends the second task that one of them has.
+
+    It may start two when it replaces a version just while it restarts one of its tasks, and counts slots from then on.
+    Source: isSlotDirty in https://github.com/moby/swarmkit/blob/master/manager/orchestrator/update/updater.go
+    """
+    hand.journal.fence()
+    with contextlib.suppress(Conflict, FateUnknown):
+        hand.swarm.update_service(service, service.spec)
 
 
 def _must_be_ours(service: Service, image: str) -> None:

@@ -58,6 +58,7 @@ class FakeTask:
     heard: bool = False
     replaces: list[FakeTask] = field(default_factory=list)  # start-first: stopped once this one runs
     follows: FakeTask | None = None  # stop-first: this one starts once that one has ended
+    unnoticed: bool = False  # a second one in its slot, until the service is changed
 
     @property
     def ended(self) -> bool:

@@ -97,6 +97,8 @@ class Orchestrator:
         """An update: remembers the spec before it, and forgets the status of the last update."""
         service.previous, service.spec = service.spec, over_the_wire(spec)
         service.updates += 1
+        for task in self.of(service.id):
+            task.unnoticed = False
         self._cancel_update(service)
         self._set_update(service, "", "")
         self._clock.call_later(NOTICES, partial(self._reconcile, service))
@@ -110,6 +112,10 @@ class Orchestrator:
         self._cancel_update(service)
         self._set_update(service, "rollback_started", message)
         self._reconcile(service)
+
+    def start_twice(self, service: FakeService) -> None:
+        """A second task in the first slot, which swarm does not notice until the service is changed."""
+        self._new(service, 1).unnoticed = True
 
     def remove(self, service: FakeService) -> None:
         """The service goes at once; its tasks stop in their own time."""
@@ -192,7 +198,7 @@ class Orchestrator:
             first = next((task for task in fresh if task.state == "running"), None)
             if first is not None:
                 for task in tasks:
-                    if task is not first:
+                    if task is not first and not task.unnoticed:
                         self._want(task, "shutdown")
             elif stale and not fresh:
                 todo.append(stale)

@@ -222,6 +222,11 @@ class FakeSwarm:
         found = [service for service in self.world.services.values() if service.name == service_name]
         self.world.roll_back(found[0], "rollback requested")
 
+    def start_twice(self, service_name: str) -> None:
+        """One task too many, as swarm has it at times once it has replaced a version that kept failing."""
+        found = [service for service in self.world.services.values() if service.name == service_name]
+        self.world.start_twice(found[0])
+
     def _call(self, act: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         seen = (*args, *kwargs.values())
         self.before_call(act.__name__, seen)

@@ -67,6 +67,19 @@ def test_see_it_run__passes_over_a_task_that_never_got_a_node() -> None:
     assert wanted == 2
 
 
+def test_see_it_run__has_a_task_too_many_ended() -> None:
+    """Swarm may run two tasks in one slot for good after it replaced a failing version; it is made to look again."""
+    world = World()
+    hand = holding(world)
+    before = world.service.spec
+    world.swarm.start_twice(APP)
+    world.clock.sleep(10.0)
+    assert world.running == [OLD, OLD, OLD]
+    assert rollout.see_it_run(hand, APP, OLD, zero_is_right=False, probed=False)[0] == 2
+    assert world.running == [OLD, OLD]
+    assert world.service.spec == before
+
+
 def test_see_it_run__judges_by_when_it_looked() -> None:
     """A run that stands still between its look and its judgement takes what it saw for no newer than it was."""
     world = World()
