@@ -17,7 +17,7 @@ seconds() { say $(($(date +%s) - began)); }
 bytes() { wc -c < "$1" | tr -d ' '; }
 free() { df -Pk "$folder" | awk 'NR == 2 { printf "%.0f\n", $4 * 1024 }'; }
 words() { tail -n 5 "$1" | cut -c 1-500; }
-end() { [ -z "$ticker" ] || kill "$ticker" 2> /dev/null || true; rm -rf "$work"; }
+end() { [ -z "$ticker" ] || kill -KILL "$ticker" 2> /dev/null || true; rm -rf "$work"; }
 trap end EXIT
 trap 'trap "" TERM INT; [ -z "$child" ] || kill "$child" 2> /dev/null || true; exit 143' TERM INT
 
@@ -43,7 +43,8 @@ tick() {
     ) &
     ticker=$!
 }
-untick() { kill "$ticker" 2> /dev/null || true; wait "$ticker" 2> /dev/null || true; ticker=; }
+# Not TERM: a shell that has just been forked loses it, and would tick for ever.
+untick() { kill -KILL "$ticker" 2> /dev/null || true; wait "$ticker" 2> /dev/null || true; ticker=; }
 
 # Has a file, or a folder's names, written to the disk; all of the machine's only where a sync of one is not known.
 flush() { sync "$1" 2> /dev/null || sync; }
