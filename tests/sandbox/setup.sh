@@ -60,9 +60,28 @@ venv() {
 
 answers() { timeout 20 docker "$@" version > /dev/null 2>&1; }
 
+# The process of the engine that this script started; nothing if there is none.
+engine_pid() {
+    local pid
+    pid=$(cat "$engine/pid" 2> /dev/null) || return 0
+    if grep -qz "$engine/data" "/proc/$pid/cmdline" 2> /dev/null; then echo "$pid"; fi
+}
+
 start_engine() {
     answers -H "unix://$engine/docker.sock" && return
     answers && return
+    # One that is only slow to answer is waited for.
+    [ -n "$(engine_pid)" ] || launch_engine
+    for _ in $(seq 120); do
+        answers -H "unix://$engine/docker.sock" && return
+        sleep 0.5
+    done
+    echo "the Docker engine did not start; its log ends with:" >&2
+    tail -n 20 "$engine/log" >&2
+    return 1
+}
+
+launch_engine() {
     say "no Docker engine answers: starting one in $engine"
     mkdir -p "$cache"
     as_root mkdir -p "$engine"
@@ -77,19 +96,12 @@ start_engine() {
         --data-root "$engine/data" --exec-root "$engine/run" --pidfile "$engine/pid" \
         -H "unix://$engine/docker.sock" --group "$(id -g)" --bridge "$bridge" \
         --default-address-pool base=10.213.0.0/16,size=24 --mtu 1400 --storage-driver overlay2
-    for _ in $(seq 120); do
-        answers -H "unix://$engine/docker.sock" && return
-        sleep 0.5
-    done
-    echo "the Docker engine did not start; its log ends with:" >&2
-    tail -n 20 "$engine/log" >&2
-    return 1
 }
 
 stop_engine() {
     local pid
-    pid=$(cat "$engine/pid" 2> /dev/null) || return 0
-    grep -qz "$engine/data" "/proc/$pid/cmdline" 2> /dev/null || return 0
+    pid=$(engine_pid)
+    [ -n "$pid" ] || return 0
     say "stopping the Docker engine"
     as_root kill "$pid"
     for _ in $(seq 120); do
