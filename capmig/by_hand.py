@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from capmig import endings, recover, rollout
+from capmig.entry import Entry
 from capmig.errors import NeedsPerson
 from capmig.hand import Hand
-from capmig.journal import Entry
 from capmig.report import Outcome
 
 POST_WAIT = 240.0  # seconds: a runner gives post steps about 5 minutes

@@ -8,10 +8,11 @@ from typing import Any
 
 from capmig import jobs, rollout, stages
 from capmig.backup import stages as backups
+from capmig.entry import Entry, Phase
 from capmig.errors import CapmigError, DeployFailed, NeedsPerson
 from capmig.hand import Hand
 from capmig.inputs import Migration
-from capmig.journal import Entry, Phase, acquire
+from capmig.journal import acquire
 from capmig.plan import Plan
 from capmig.recover import Ending, done, recover, recover_anyhow
 

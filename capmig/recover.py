@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from capmig import jobs, rollout, stages
 from capmig.backup import stages as backups
+from capmig.entry import Entry, Phase
 from capmig.errors import (
     Conflict,
     DeployFailed,
@@ -17,7 +18,6 @@ from capmig.errors import (
     TimedOut,
 )
 from capmig.hand import Hand
-from capmig.journal import Entry, Phase
 
 # What may pass by itself; each is tried again for so many seconds in all.
 PASSING = (LinkLost, FateUnknown, EngineRefused, Conflict, TimedOut)

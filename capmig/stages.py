@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from capmig import jobs, rollout
 from capmig.backup import stages as backups
+from capmig.entry import Phase
 from capmig.errors import Declined, DeployFailed, EngineRefused, NeedsPerson, TimedOut
 from capmig.guard import Guard
 from capmig.hand import Hand
-from capmig.journal import CALL, Phase
+from capmig.journal import CALL
 from capmig.ports import Credentials, Spec
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from capmig import stages
 from capmig.backup import stages as backups
 from capmig.backup.tool import Tool
+from capmig.entry import Phase
 from capmig.errors import DeployFailed
 from capmig.hand import Hand
-from capmig.journal import Phase
 from capmig.plan import Plan
 from capmig.recover import Ending, recover
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from capmig import jobs, rollout
 from capmig.backup.connection import find
 from capmig.backup.tool import VOLUME, Told, Tool, backup_id, job_spec, registry_of
+from capmig.entry import Entry, Phase
 from capmig.errors import CapmigError, DeployFailed, EngineRefused, NeedsPerson, Refused, TimedOut
 from capmig.guard import Guard
 from capmig.hand import Hand
-from capmig.journal import Entry, Phase
 from capmig.plan import Plan
 from capmig.ports import Credentials, Service
 

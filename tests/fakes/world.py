@@ -9,10 +9,11 @@ from dataclasses import replace
 from functools import partial
 
 from capmig.deploy import Report, deploy
+from capmig.entry import Entry
 from capmig.hand import Hand, Settings
 from capmig.inputs import Backup, Inputs, LocalManager, Migration, Mode, OnFailure, Owner
 from capmig.jobs import KIND_LABEL
-from capmig.journal import Entry, Journal, config_name
+from capmig.journal import Journal, config_name
 from capmig.ports import Node, Service, Spec
 from capmig.preflight import look
 from capmig.timeline import Timeline

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from capmig.entry import Entry, Phase
 from capmig.jobs import KIND_LABEL
-from capmig.journal import CALL, LEASE, Entry, Phase, config_name
+from capmig.journal import CALL, LEASE, config_name
 from capmig.ports import Config, Spec
 from capmig.recover import Ending
 from tests.fakes.database import Database

@@ -11,11 +11,11 @@ import pytest
 from capmig.backup import by_hand as by_hand_acts
 from capmig.backup import connection, tool
 from capmig.deploy import Report, carry_out
+from capmig.entry import Entry, Phase
 from capmig.errors import CapRoverRefused, LinkLost, NeedsPerson, Refused
 from capmig.hand import Hand
 from capmig.inputs import Backup, Engine, Inputs
 from capmig.jobs import KIND_LABEL
-from capmig.journal import Entry, Phase
 from capmig.plan import Plan
 from capmig.ports import Credentials, Spec
 from capmig.preflight import look

@@ -8,9 +8,10 @@ import pytest
 
 from capmig.by_hand import POST_WAIT, post, recover_now, unlock
 from capmig.deploy import first_entry
+from capmig.entry import Phase
 from capmig.errors import NeedsPerson
 from capmig.hand import Hand
-from capmig.journal import LEASE, Phase
+from capmig.journal import LEASE
 from capmig.preflight import look
 from tests.fakes.log import RecordingLog
 from tests.fakes.swarm import Run

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
+from capmig.entry import Phase
 from capmig.errors import CapRoverRefused, NeedsPerson, TimedOut
-from capmig.journal import Phase
 from tests.fakes.log import RecordingLog
 from tests.fakes.swarm import Run
 from tests.fakes.world import APP, NEW, OLD, World, inputs
@@ -149,10 +151,10 @@ def test_deploy__missing_image_stops_nothing() -> None:
 
 
 @pytest.mark.parametrize("fate", ["none", "taken", "late"])
-def test_deploy__lost_answer_of_caprover_is_resolved_by_looking(fate: str) -> None:
+def test_deploy__lost_answer_of_caprover_is_resolved_by_looking(fate: Literal["none", "taken", "late"]) -> None:
     """Whether or not the request took effect, the new version runs in the end."""
     world = World()
-    world.caprover.fate = fate  # type: ignore[assignment]
+    world.caprover.fate = fate
     report = world.deploy()
     assert report.ending.result == "deployed"
     assert world.running == [NEW, NEW]

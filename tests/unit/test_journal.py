@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from capmig.deploy import first_entry
+from capmig.entry import Entry, Phase
 from capmig.errors import Conflict, EngineRefused, FateUnknown, JournalGone, LinkLost, NeedsPerson, Superseded, TimedOut
 from capmig.hand import Hand
-from capmig.journal import CALL, LEASE, RENEW, Entry, Phase, acquire, config_name
+from capmig.journal import CALL, LEASE, RENEW, acquire, config_name
 from capmig.ports import Config
 from capmig.preflight import look
 from tests.fakes.log import RecordingLog

@@ -9,9 +9,9 @@ import pytest
 
 from capmig.by_hand import recover_now
 from capmig.endings import Ended
+from capmig.entry import Phase
 from capmig.errors import EngineRefused, FateUnknown, LinkLost
 from capmig.inputs import Inputs
-from capmig.journal import Phase
 from tests.fakes.swarm import Run
 from tests.fakes.world import APP, NEW, OLD, World, inputs
 
