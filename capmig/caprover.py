@@ -6,7 +6,7 @@ import difflib
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import requests
@@ -14,6 +14,8 @@ import requests
 from capmig.caprover_http import NotCapRover, Transport, Unreachable
 from capmig.errors import CapmigError, CapRoverBusy, CapRoverRefused, Refused
 from capmig.ports import BuildState, Clock, Credentials
+
+T = TypeVar("T")
 
 CALL = 15.0  # seconds for one call, a new login included
 PATIENCE, PAUSE = 30.0, 2.0  # check() outlasts a restart of CapRover, which takes about 27 s
@@ -104,12 +106,14 @@ class CapRoverClient:
         return next((int(app.get("instanceCount", 1)) for app in self._apps() if app["appName"] == self._app), None)
 
     def registry_credentials(self, image: str) -> Credentials | None:
-        """What CapRover itself would pull `image` with; None if it has nothing, or without a password."""
+        """What CapRover itself would pull `image` with; None if it has nothing, or without a password.
+
+        Waits and refuses as `check` does.
+        """
         if not self._password:
             return None
-        self._begin()
-        registries = self._as_user("GET", "/user/registries").get("registries") or []
-        found = _registry_of(image, registries)
+        answer = self._patiently(lambda: self._as_user("GET", "/user/registries"))
+        found = _registry_of(image, answer.get("registries") or [])
         return Credentials(username=found["registryUser"], password=found["registryPassword"]) if found else None
 
     # Preflight
@@ -155,8 +159,8 @@ class CapRoverClient:
             at_fault = "otp" if error.status == OTP_REQUIRED or (self._otp and error.status == 1000) else "password"
             raise Refused([f"{at_fault}: {error.what}"], todo=error.todo) from error
 
-    def _patiently(self, check: Callable[[], list[str]]) -> list[str]:
-        """Run a step of check(), waiting for a busy CapRover; what it cannot overcome is Refused."""
+    def _patiently(self, check: Callable[[], T]) -> T:
+        """Run a step of the preflight, waiting for a busy CapRover; what it cannot overcome is Refused."""
         give_up = self._clock.monotonic() + PATIENCE
         while True:
             self._begin()

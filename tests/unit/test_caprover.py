@@ -358,6 +358,15 @@ def test_registry_credentials__match(server: Server, image: str, user: str | Non
         assert caprover.registry_credentials(image) == expected
 
 
+def test_registry_credentials__lost_answer(server: Server) -> None:
+    """An answer that is lost on the way is asked for again: it is no reason to refuse a deploy."""
+    none = api(100, "All registries retrieved", {"registries": []})
+    server.script = {LOGIN: [LOGGED_IN], REGISTRIES: [DROPPED, none]}
+    with client(server, password="pw-pw-pw", clock=FakeClock()) as caprover:
+        assert caprover.registry_credentials("web:2") is None
+    assert server.paths.count(REGISTRIES) == 2
+
+
 def test_check__right_token(server: Server) -> None:
     """A right token is told that the content is missing: no deploy was asked for."""
     server.script = {DEPLOY: [NO_CONTENT]}
