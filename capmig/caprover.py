@@ -92,18 +92,14 @@ class CapRoverClient:
         if data is None:
             return None
         lines = [str(line).rstrip() for line in (data.get("logs") or {}).get("lines") or []]
+        # While ours waits behind another build of the same app, the state is that one's. A queued build that fails
+        # itself takes CapRover down, and its log with it.
+        queued = any(f"An active build ({self._app}) is in progress" in line for line in lines)
         return BuildState(
             building=bool(data.get("isAppBuilding")),
-            failed=bool(data.get("isBuildFailed")),
+            failed=bool(data.get("isBuildFailed")) and not queued,
             lines=tuple(line for line in lines if line),
         )
-
-    def instance_count(self) -> int | None:
-        """The instance count that a deploy will write into the service; None without a password."""
-        if not self._password:
-            return None
-        self._begin()
-        return next((int(app.get("instanceCount", 1)) for app in self._apps() if app["appName"] == self._app), None)
 
     def registry_credentials(self, image: str) -> Credentials | None:
         """What CapRover itself would pull `image` with; None if it has nothing, or without a password.
@@ -144,6 +140,8 @@ class CapRoverClient:
             hint = f"; near names: {', '.join(near)}" if near else ""
             raise Refused([f"app: CapRover has no app {self._app!r}{hint}"])
         warnings = []
+        if int(app.get("instanceCount", 1)) == 0:
+            warnings.append(f"CapRover has the instance count 0 stored for {self._app}: the deploy sets it to that.")
         if building := [name for name, other in apps.items() if other.get("isAppBuilding")]:
             warnings.append(f"CapRover is building {', '.join(building)} now: a deploy waits behind it.")
         if str(app.get("preDeployFunction") or "").strip():

@@ -174,6 +174,7 @@ def ask_and_see_it_land(hand: Hand, name: str, image: str, git_hash: str, *, sta
             hand.journal.fence()
             try:
                 hand.caprover.deploy(image, git_hash)
+                hand.log.info("CapRover has accepted the deploy.")
                 asked_at, patience = clock.monotonic(), max(LOST_AFTER, timeout / 2)
             except FateUnknown as error:
                 asked_at, patience, last = clock.monotonic(), LOST_AFTER, error.what

@@ -289,11 +289,19 @@ def test_build__state(server: Server) -> None:
         )
 
 
+def test_build__queued(server: Server) -> None:
+    """The failure that shows while ours is queued is that of the build before it."""
+    lines = ["An active build (web) is in progress. This build is queued...", "Deploy failed!"]
+    data = {"isAppBuilding": False, "logs": {"lines": lines, "firstLineNumber": -48}, "isBuildFailed": True}
+    server.script = {LOGIN: [LOGGED_IN], STATUS: [api(100, "App build status retrieved", data)]}
+    with client(server, password="pw-pw-pw") as caprover:
+        assert caprover.build() == BuildState(building=False, failed=False, lines=tuple(lines))
+
+
 def test_build__token(server: Server) -> None:
     """An app token may ask nothing, so nothing is asked."""
     with client(server) as caprover:
         assert caprover.build() is None
-        assert caprover.instance_count() is None
         assert caprover.registry_credentials("web:2") is None
     assert server.paths == []
 
@@ -313,13 +321,6 @@ def test_build__password_changed(server: Server) -> None:
         assert caprover.build()
         assert [caprover.build() for _ in range(5)] == [None] * 5
     assert server.paths.count(LOGIN) == 2
-
-
-def test_instance_count__of_the_app(server: Server) -> None:
-    """The count that a deploy will write is that of this app."""
-    server.script = {LOGIN: [LOGGED_IN], APPS: [definitions(app("api"), app("web", instanceCount=0))]}
-    with client(server, password="pw-pw-pw") as caprover:
-        assert caprover.instance_count() == 0
 
 
 @pytest.mark.parametrize(
@@ -449,10 +450,12 @@ def test_check__unknown_app(server: Server) -> None:
 
 def test_check__warnings(server: Server) -> None:
     """A build that the deploy would wait for, and a hook that would run beside the migration, are told before."""
-    apps = definitions(app("web", preDeployFunction="var preDeployFunction = …"), app("slow", isAppBuilding=True))
+    web = app("web", preDeployFunction="var preDeployFunction = …", instanceCount=0)
+    apps = definitions(web, app("slow", isAppBuilding=True))
     server.script = {LOGIN: [LOGGED_IN], APPS: [apps]}
     with client(server, password="pw-pw-pw") as caprover:
-        _, building, hook = caprover.check()
+        _, count, building, hook = caprover.check()
+    assert "the instance count 0 stored for web" in count
     assert "building slow now" in building
     assert "preDeployFunction" in hook
 
