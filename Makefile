@@ -14,7 +14,7 @@ setup: ## system packages, .venv and a Docker engine, where they are missing
 $(installed): requirements.txt requirements-dev.txt
 	@tests/sandbox/setup.sh venv
 
-test: lint test-unit test-contract test-e2e ## everything
+test: lint test-unit simulate test-contract test-e2e ## everything
 
 lint: $(installed) ## style, types, and the action's metadata
 	.venv/bin/ruff check
@@ -26,8 +26,8 @@ lint: $(installed) ## style, types, and the action's metadata
 test-unit: $(installed) ## seconds; needs nothing but Python
 	$(python) -m pytest tests/unit tests/simulation --timeout=300 $(ARGS)
 
-simulate: $(installed) ## 20,000 seeds of interleaved, failing, dying runs; SEEDS="17 18" prints the schedules of these
-	$(python) -m tests.simulation $(or $(SEEDS),--seeds 20000)
+simulate: $(installed) ## SEEDS=20000 of failing, dying, interleaved runs; SEED="17 18" prints the schedules of these
+	$(python) -m tests.simulation $(or $(SEED),--seeds $(or $(SEEDS),20000))
 
 test-contract: setup ## the edges and the fakes against real things
 	$(python) -m pytest tests/contract --timeout=300 $(ARGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -74,20 +74,19 @@ class Entry:
 
     def labels(self) -> dict[str, str]:
         """As labels of a swarm config."""
-        written = {PREFIX + f.name: _text(getattr(self, f.name)) for f in fields(self)}
+        written = {PREFIX + name: _text(getattr(self, name)) for name in _FIELDS}
         return {PREFIX + "format": FORMAT, **written}
 
     @staticmethod
     def read(name: str, labels: Mapping[str, str]) -> Entry:
         """The entry in these labels. NeedsPerson when they are not a journal of this format."""
-        known = {f.name: f for f in fields(Entry)}
         found = {key.removeprefix(PREFIX): value for key, value in labels.items() if key.startswith(PREFIX)}
         written = found.pop("format", "")
-        odd = sorted(set(found) ^ set(known)) if written == FORMAT else []
+        odd = sorted(found.keys() ^ _FIELDS.keys()) if written == FORMAT else []
         try:
             if written != FORMAT or odd:
                 raise ValueError(f"format {written or 'missing'}" + (f", fields {', '.join(odd)}" if odd else ""))
-            return Entry(**{key: _value(key, text) for key, text in found.items()})
+            return Entry(**{key: _FIELDS[key](text) for key, text in found.items()})
         except (ValueError, TypeError) as error:
             raise NeedsPerson(
                 f"The swarm config {name} is not a journal that this version of capmig can read ({error}).",
@@ -103,17 +102,18 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _value(key: str, text: str) -> Any:
-    if key == "phase":
-        return Phase(text)
-    if key in ("since", "expires", "job_deadline", "stopped_at", "backup_timeout", "backup_seconds"):
-        return float(text)
-    if key in ("replicas", "drained_version", "backup_bytes"):
-        return int(text)
-    if key == "exit_code":
-        return int(text) if text else None
-    if key in ("asked", "declined", "touched", "restores", "restored", "by_hand"):
-        if text not in ("true", "false"):
-            raise ValueError(f"{key} is {text!r}")
-        return text == "true"
-    return text
+def _bool(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+_READ_AS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "float": float,
+    "int": int,
+    "int | None": lambda text: int(text) if text else None,
+    "bool": _bool,
+    "Phase": Phase,
+}
+_FIELDS = {field.name: _READ_AS[str(field.type)] for field in fields(Entry)}

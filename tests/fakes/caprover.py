@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from capmig.errors import CapRoverBusy, CapRoverRefused, FateUnknown
 from capmig.ports import BuildState
 from tests.fakes.clock import FakeClock
+from tests.fakes.orchestrator import copy_of
 from tests.fakes.swarm import FakeSwarm
 
 ACCEPTED_TO_UPDATE = 0.05
@@ -134,7 +134,7 @@ class FakeCapRover:
             self._failed = True
             return
         self._updates += 1
-        spec = copy.deepcopy(service.spec)
+        spec = copy_of(service.spec)
         container = spec["TaskTemplate"]["ContainerSpec"]
         container["Image"] = image
         container["Labels"] = {

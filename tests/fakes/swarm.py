@@ -10,7 +10,7 @@ from capmig.errors import Conflict, EngineRefused, Exists
 from capmig.ports import Config, Credentials, Engine, LogLine, Node, Service, Spec, Task
 from tests.fakes.agent import Run
 from tests.fakes.clock import FakeClock
-from tests.fakes.orchestrator import FakeService, ImageBehaviour, Orchestrator, over_the_wire
+from tests.fakes.orchestrator import FakeService, ImageBehaviour, Orchestrator, copy_of
 
 __all__ = ["DirectSwarm", "FakeSwarm", "ImageBehaviour", "Run", "app_spec", "fake_node"]
 
@@ -286,7 +286,7 @@ def _as_service(service: FakeService) -> Service:
         id=service.id,
         name=service.name,
         version=service.version,
-        spec=over_the_wire(service.spec),
+        spec=copy_of(service.spec),
         update_state=service.update_state,
         update_message=service.update_message,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from capmig.errors import CapRoverBusy
 from capmig.journal import config_name
 from capmig.ports import Service
+from tests.fakes.orchestrator import copy_of
 from tests.fakes.world import APP
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def save_and_update(scenario: Scenario) -> None:
 def save_with_other_settings(scenario: Scenario) -> None:
     """Save & Update after a variable was added."""
     service = scenario.world.service
-    spec = copy.deepcopy(service.spec)
+    spec = copy_of(service.spec)
     spec["TaskTemplate"]["ContainerSpec"]["Env"].append("ADDED=1")
     scenario.witness.change_settings(spec)
     scenario.world.swarm.direct.update_service(service, spec)
@@ -88,7 +88,7 @@ def scale_to_zero(scenario: Scenario) -> None:
 def _scale(scenario: Scenario, replicas: int) -> None:
     scenario.witness.disturbed(starts=True)
     service = scenario.world.service
-    spec = copy.deepcopy(service.spec)
+    spec = copy_of(service.spec)
     spec["Mode"]["Replicated"]["Replicas"] = replicas
     scenario.world.swarm.direct.update_service(service, spec)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,11 @@ from capmig.journal import CALL, LEASE, config_name
 from capmig.ports import Config, Spec
 from capmig.recover import Ending
 from tests.fakes.database import Database
+from tests.fakes.orchestrator import copy_of
 from tests.fakes.world import APP
 from tests.simulation.faults import Process
 
+JOURNAL = config_name(APP)
 PERSON = "a person"
 WORKS = ("migration", "backup-dump", "backup-restore")  # the jobs beside which the app must not run
 CLOSED = (Phase.BACKING_UP, Phase.MIGRATING, Phase.MIGRATED, Phase.RESTORING)
@@ -39,7 +40,7 @@ class Seen:
 
 def bare(spec: Spec) -> Spec:
     """A spec without what may change: replicas, image, CapRover's label."""
-    spec = copy.deepcopy(spec)
+    spec = copy_of(spec)
     del spec["Mode"]
     container = spec["TaskTemplate"]["ContainerSpec"]
     del container["Image"]
@@ -61,6 +62,7 @@ class Witness:
         self.processes: dict[str, Process] = {}  # by holder
         self.ends: dict[str, Seen] = {}  # by holder
         self._world = world
+        self._service = world.swarm.world.services[world.service.id]
         self._now = now
         self._jobs: set[str] = set()  # of the deploy, or deploys, that the journal has told of since it began
         self._began: dict[str, str] = {}  # the state, once it ran, of each migration's task, by the job's name
@@ -81,7 +83,7 @@ class Witness:
     @property
     def entry(self) -> Entry | None:
         """The journal as it is now."""
-        config = self._world.swarm.direct.config(config_name(APP))
+        config = self._world.swarm.direct.config(JOURNAL)
         if config is not self._config:
             self._config = config
             self._entry = None if config is None else Entry.read(config.name, config.labels)
@@ -97,8 +99,10 @@ class Witness:
         orchestrator = self._world.swarm.world
         self._follow_jobs()
         self._services = set(orchestrator.services)
-        app = sum(task.alive for task in orchestrator.tasks if task.service_name == APP)
-        jobs = [task.service_name for task in orchestrator.tasks if task.alive and _kind(task.spec) in WORKS]
+        alive = [task for task in orchestrator.tasks if task.alive]
+        others = [task for task in alive if task.service_name != APP]
+        app = len(alive) - len(others)
+        jobs = [task.service_name for task in others if _kind(task.spec) in WORKS]
         entry = self.entry
         if len(jobs) > 1 and not self._two_may_act:
             self.say(f"two jobs work on the database at once: {jobs}")
@@ -109,10 +113,7 @@ class Witness:
         if app and (jobs or closed) and self.starter != PERSON and not (late or self._two_may_act):
             self.say(f"{app} processes of the app run while the database is worked on (started by {self.starter})")
         self._follow_intruder(app, entry)
-        service = next((each for each in orchestrator.services.values() if each.name == APP), None)
-        if service is None:
-            return
-        down = service.spec["Mode"]["Replicated"]["Replicas"] == 0
+        down = self._service.spec["Mode"]["Replicated"]["Replicas"] == 0
         if (
             down
             and self.replicas
