@@ -1,6 +1,6 @@
 # `make test` is all that must pass. On Debian or Ubuntu, as root or with sudo, it installs what is missing (tests/sandbox/setup.sh).
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint test-unit simulate test-contract test-e2e faults demo down lock
+.PHONY: help setup test lint test-unit simulate test-contract test-e2e faults bench demo down lock
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -37,6 +37,9 @@ test-e2e: setup ## whole deploys in the sandbox: a real swarm, sshd, PostgreSQL
 
 faults: setup ## each call of a deploy spoilt in each way (hours); NODES=2 POINTS=regex AT_ONCE=n ARGS=--list
 	@$(python) -m tests.faults --nodes=$(or $(NODES),1) --at-once=$(or $(AT_ONCE),6) --points='$(POINTS)' $(ARGS)
+
+bench: setup ## how quick it is, as ratios in one run
+	@$(python) -m tests.bench
 
 demo: setup ## see a deploy and a failed one; KEEP=1 leaves the sandbox up
 	@$(python) -m tests.sandbox.demo

@@ -1,0 +1,1 @@
+"""How quick capmig's ways are, as ratios to the plain ones in the same run."""
