@@ -9,7 +9,7 @@ from typing import Any
 from capmig import jobs, rollout, stages
 from capmig.backup import stages as backups
 from capmig.entry import Entry, Phase
-from capmig.errors import CapmigError, DeployFailed, NeedsPerson
+from capmig.errors import CapmigError, NeedsPerson
 from capmig.hand import Hand
 from capmig.inputs import Migration
 from capmig.journal import acquire
@@ -156,7 +156,7 @@ def _fail(hand: Hand, error: Exception) -> Report:
     cause = error if isinstance(error, CapmigError) else CapmigError(f"capmig itself failed: {error!r}")
     hand.log.info(cause.what)
     try:
-        ending = recover_anyhow(hand, error if isinstance(error, DeployFailed) else None)
+        ending = recover_anyhow(hand, error)
     except NeedsPerson as later:
         hand.journal.let_go()
         raise NeedsPerson(f"{cause.what}\n{later.what}", state=later.state, todo=later.todo) from error

@@ -8,6 +8,7 @@ from capmig import jobs, rollout, stages
 from capmig.backup import stages as backups
 from capmig.entry import Entry, Phase
 from capmig.errors import (
+    Cancelled,
     Conflict,
     DeployFailed,
     EngineRefused,
@@ -37,16 +38,25 @@ class Ending:
     downtime: float | None = None
 
 
-def recover(hand: Hand, *, raise_up: bool = False) -> Ending:
+def recover(
+    hand: Hand, *, failed: DeployFailed | None = None, cancelled: bool = False, raise_up: bool = False
+) -> Ending:
     """Bring the deploy that the journal tells of to its end, forward or back. Undisturbed by signals.
 
-    `raise_up`: a person asks for an app that was left down to be brought back. NeedsPerson when no end is safe, or the
-    swarm cannot be reached for 10 minutes; the journal stays then.
+    `failed`, `cancelled`: how this run itself came to this; `raise_up`: a person asks for an app that was left down to
+    be brought back. NeedsPerson when no end is safe, or the swarm cannot be reached for 10 minutes; the journal stays
+    then.
     """
     hand.watch.deafen()
     give_up_at = hand.clock.monotonic() + PATIENCE
     while True:
         try:
+            if cancelled:
+                stages.cut_short(hand)
+                cancelled = False
+            if failed is not None:
+                stages.give_up(hand, failed)
+                failed = None
             return _recover(hand, raise_up)
         except PASSING as error:
             if hand.clock.monotonic() > give_up_at:
@@ -140,14 +150,13 @@ def state_of_schema(entry: Entry) -> str:
     }[entry.schema]
 
 
-def recover_anyhow(hand: Hand, failed: DeployFailed | None = None) -> Ending:
-    """As `recover`, after this run's own failure; also when somebody removed the journal by hand."""
+def recover_anyhow(hand: Hand, error: Exception) -> Ending:
+    """As `recover`, after this run's own error; also when somebody removed the journal by hand."""
     try:
-        if failed is not None:
-            stages.give_up(hand, failed)
-        return recover(hand)
-    except JournalGone as error:
+        failed = error if isinstance(error, DeployFailed) else None
+        return recover(hand, failed=failed, cancelled=isinstance(error, Cancelled))
+    except JournalGone as gone:
         if not hand.journal.make_anew():
             raise
-        hand.log.warning(f"{error.what} It was made anew from what this run knows.")
-        return recover_anyhow(hand, failed)
+        hand.log.warning(f"{gone.what} It was made anew from what this run knows.")
+        return recover_anyhow(hand, error)

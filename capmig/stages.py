@@ -76,6 +76,8 @@ def _see_migration_end(hand: Hand) -> None:
         ended = jobs.wait_for_end(hand, job, timeout=left, source="migration")
     except TimedOut as error:
         prove_job_gone(hand)
+        if entry.reason:
+            raise DeployFailed(f"{entry.reason} The migration was stopped.") from error
         raise DeployFailed(
             f"{error.what} It was stopped.",
             todo="Raise migrate-timeout, or see in its output above what it waited for.",
@@ -90,6 +92,14 @@ def _see_migration_end(hand: Hand) -> None:
     raise DeployFailed(
         f"The migration failed ({how}).", todo="Its output is above. Mend the migration and deploy again."
     )
+
+
+def cut_short(hand: Hand) -> None:
+    """After a cancel: a migration that can be taken back has no more time. Any other is seen to its end."""
+    entry = hand.journal.entry
+    if entry.phase is Phase.MIGRATING and entry.restores and backups.untouched(hand):
+        hand.log.info("There is a backup to go back to, so the migration is stopped.")
+        hand.journal.write(job_deadline=hand.journal.manager_time(), reason="The run was cancelled.")
 
 
 def prove_job_gone(hand: Hand) -> None:

@@ -98,6 +98,18 @@ def test_died__in_the_migration_is_restored(app: DemoApp, make_step: MakeStep) -
     assert_back(before)
 
 
+def test_cancelled__in_the_migration_is_restored(app: DemoApp, step: Step) -> None:
+    """Cancelled in a migration that destroys: it is stopped long before its time, and the database restored."""
+    before, whole = Before.of(app), app.dump()
+    step.start(app.inputs("v3-hangs", stable_for="1s", migrate_timeout="1h", backup="auto"))
+    step.wait_for_log("│ deleted")
+    step.cancel()
+    post = step.post()
+    assert post.exit_code == 0, told(post)
+    assert app.dump() == whole
+    assert_back(before)
+
+
 def test_by_hand__backup_list_restore(app: DemoApp, step: Step) -> None:
     """A backup is made while the app serves, is listed, and is restored after somebody lost rows."""
     before, whole = Before.of(app), app.dump()

@@ -104,6 +104,31 @@ def test_backup__is_restored_after_a_failed_migration() -> None:
     assert world.journal is None
 
 
+def test_backup__is_restored_after_a_cancel() -> None:
+    """A cancelled migration that can be taken back is stopped at once, whoever it is that sees that through."""
+    world = Database()
+    world.new_image(migration=Run(duration=50.0))
+    hand = world.hand(cancelled=lambda: world.schema == "half")
+    report = world.deploy(asked(), hand=hand)
+    assert (report.ending.result, report.ending.entry.schema) == ("restored", "restored")
+    assert report.error is not None
+    assert report.error.what == "The run was cancelled."
+    assert world.schema == 1
+    assert world.running == [OLD, OLD]
+    assert report.ending.downtime is not None
+    assert report.ending.downtime < 30.0
+    assert world.journal is None
+
+
+def test_backup__cancelled_without_restore_goes_forward() -> None:
+    """A migration that would not be taken back is not left half done: it ends, and the new version runs."""
+    world = Database()
+    world.new_image(migration=Run(duration=50.0))
+    report = world.deploy(asked(restore=False), hand=world.hand(cancelled=lambda: world.schema == "half"))
+    assert report.ending.result == "deployed"
+    assert world.schema == 2
+
+
 def test_backup__is_restored_when_caprover_declines() -> None:
     """Past the migration, but before anything of the new version ran, going back is whole."""
     world = Database()

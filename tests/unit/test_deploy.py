@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from capmig.entry import Phase
-from capmig.errors import CapRoverRefused, NeedsPerson, TimedOut
+from capmig.errors import CapRoverRefused, LinkLost, NeedsPerson, TimedOut
 from tests.fakes.log import RecordingLog
 from tests.fakes.swarm import Run
 from tests.fakes.world import APP, NEW, OLD, World, inputs
@@ -186,6 +186,26 @@ def test_deploy__cancelled_during_the_migration_goes_forward() -> None:
     assert report.ending.result == "deployed"
     assert world.schema == 2
     assert world.running == [NEW, NEW]
+
+
+def test_deploy__link_lost_at_the_failure() -> None:
+    """A link that is lost just when the migration has failed is no way out of the recovery: the same run goes on."""
+    world = World()
+    world.new_image(migration=Run(duration=3.0, exit_code=1))
+    lost = [LinkLost("the link is down")] * 3
+
+    def hook(name: str, args: tuple[object, ...]) -> None:
+        if world.journal is not None and world.journal.exit_code == 1 and lost:
+            raise lost.pop()
+
+    hand = world.hand()
+    world.swarm.before_call = hook
+    report = world.deploy(hand=hand)
+    assert not lost
+    assert report.ending.result == "restored"
+    assert report.error is not None
+    assert "The migration failed" in report.error.what
+    assert world.running == [OLD, OLD]
 
 
 def test_deploy__save_and_update_during_the_migration_is_stopped() -> None:
