@@ -16,7 +16,7 @@ import requests
 from tests.fakes.caprover_engine import FakeEngine
 from tests.sandbox.caprover.api import CapRover
 from tests.sandbox.caprover.apps import Settings
-from tests.sandbox.caprover.client import Client
+from tests.sandbox.caprover.client import Controlled
 from tests.sandbox.caprover.control import RequestLog
 from tests.sandbox.caprover.server import Server
 from tests.sandbox.caprover.store import Store
@@ -52,7 +52,7 @@ def comparable(data: Any) -> Any:
     return text
 
 
-class Replay(Client):
+class Replay(Controlled):
     """Sends captured requests with live tokens in the place of the masked ones, and compares the answers."""
 
     def __init__(self, url: str, engine: FakeEngine) -> None:

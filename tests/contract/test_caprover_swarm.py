@@ -11,7 +11,8 @@ import pytest
 
 from tests.contract.caprover_replay import capture, wait_until
 from tests.sandbox.caprover.client import ApiError, StandIn
-from tests.sandbox.sandbox import NETWORK, REGISTRY_LOGIN, Sandbox
+from tests.sandbox.caprover.store import NETWORK
+from tests.sandbox.sandbox import REGISTRY_LOGIN, Sandbox
 
 # The first test may have to build the sandbox's images.
 pytestmark = pytest.mark.timeout(1200)
@@ -75,7 +76,8 @@ def scale(sandbox: Sandbox, service: str, replicas: int) -> None:
 def test_swarm__service_is_the_captured_one(standin: StandIn, sandbox: Sandbox) -> None:
     """Field by field what CapRover 1.15.3 left in its swarm, for both styles of service name."""
     image = sandbox.image("v1")
-    standin.create_app("old", image, instances=2, env={"DATABASE_URL": "x"}, legacy=True)
+    standin.control(legacy_apps=["old"])
+    standin.create_app("old", image, instances=2, env={"DATABASE_URL": "x"})
     network = sandbox.docker.networks.list(names=[NETWORK])[0].id
     wanted = capture("service-inspect-legacy")["Spec"]
     words = {'"testapp:1"': '"(image)"', f'"{image}"': '"(image)"'}

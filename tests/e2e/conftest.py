@@ -17,11 +17,15 @@ import pytest
 from tests.sandbox import images
 from tests.sandbox.app import DemoApp
 from tests.sandbox.engine import CACHE
+from tests.sandbox.place import Place
 from tests.sandbox.runner import Action, Step
 from tests.sandbox.sandbox import Sandbox
 
 REPOSITORY = Path(__file__).parents[2]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+# A reason to be marked sandbox_only.
+SWITCHES = "it uses the stand-in's switches"
 
 MakeApp = Callable[..., DemoApp]
 MakeStep = Callable[..., Step]
@@ -55,13 +59,20 @@ def action() -> Iterator[Action]:
     action.remove()
 
 
+@pytest.fixture(scope="session")
+def place(request: pytest.FixtureRequest) -> Place:
+    """Where apps are deployed."""
+    sandbox: Sandbox = request.getfixturevalue("sandbox")
+    return sandbox
+
+
 @pytest.fixture
-def make_app(sandbox: Sandbox) -> Iterator[MakeApp]:
+def make_app(place: Place) -> Iterator[MakeApp]:
     """Makes apps, as `DemoApp.create` does. Afterwards nothing is left of them or of their deploys."""
     try:
-        yield partial(DemoApp.create, sandbox)
+        yield partial(DemoApp.create, place)
     finally:
-        sandbox.clean()
+        place.clean()
 
 
 @pytest.fixture
@@ -71,12 +82,12 @@ def app(make_app: MakeApp) -> DemoApp:
 
 
 @pytest.fixture
-def make_step(action: Action, sandbox: Sandbox) -> Iterator[MakeStep]:
+def make_step(action: Action, place: Place) -> Iterator[MakeStep]:
     """Makes steps of jobs that use this action."""
     steps: list[Step] = []
 
     def make(job: str = "deploy", socket: Path | None = None) -> Step:
-        steps.append(Step(action, sandbox.name, job=job, socket=socket))
+        steps.append(Step(action, place.network, job=job, socket=socket or place.socket))
         return steps[-1]
 
     yield make

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.e2e.conftest import REPOSITORY
@@ -19,6 +20,7 @@ FILES = ("action.yml", "Dockerfile", "entrypoint.py", "requirements.txt", "capmi
 SECRETS = ("token", "ssh-key")
 
 
+@pytest.mark.sandbox_only("it is about the runner, and asks for no more of CapRover than others do")
 def test_act__runs_the_action(app: DemoApp, tmp_path: Path) -> None:
     """A workflow with `uses: ./` deploys, and a later step reads the outputs."""
     before = Before.of(app)
@@ -60,9 +62,9 @@ def test_act__runs_the_action(app: DemoApp, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"deployed: {app.sandbox.image('v2')}" in done.stdout
+    assert f"deployed: {app.place.image('v2')}" in done.stdout
     assert "the database is at schema 2" in done.stdout
     assert app.token not in done.stdout
-    assert (app.running(), app.schema()) == ([app.sandbox.image("v2")] * 2, "2")
-    before.assert_only_image_differs(app.sandbox.image("v2"))
+    assert (app.running(), app.schema()) == ([app.place.image("v2")] * 2, "2")
+    before.assert_only_image_differs(app.place.image("v2"))
     assert_nothing_left(app)

@@ -8,15 +8,17 @@ from tests.e2e.conftest import MakeStep
 from tests.e2e.world import Before, assert_nothing_left, told
 from tests.faults.witness import Witness
 from tests.sandbox.app import DemoApp
+from tests.sandbox.sandbox import Sandbox
 
 MANY = 8
 
 
+@pytest.mark.sandbox_only("it hears of every container from the engines of all nodes")
 @pytest.mark.timeout(600)
-def test_at_once__eight_deploys(app: DemoApp, make_step: MakeStep) -> None:
+def test_at_once__eight_deploys(sandbox: Sandbox, app: DemoApp, make_step: MakeStep) -> None:
     """One at a time acts; each ends as deployed or says that it waited in vain; none meets anything that runs."""
     before = Before.of(app)
-    witness = Witness(app.sandbox)
+    witness = Witness(sandbox)
     try:
         steps = [make_step(f"job{number}") for number in range(MANY)]
         for step in steps:
@@ -38,6 +40,6 @@ def test_at_once__eight_deploys(app: DemoApp, make_step: MakeStep) -> None:
     assert len(migrations) == len(won)
     for migration in migrations:
         assert [life.service for life in lives if life is not migration and life.overlaps(migration)] == []
-    assert app.running() == [app.sandbox.image("v2")] * 2
+    assert app.running() == [app.place.image("v2")] * 2
     assert (app.schema(), app.rows()) == ("2", before.rows)
     assert_nothing_left(app)

@@ -34,7 +34,7 @@ def test_backup__of_a_good_deploy(app: DemoApp, step: Step) -> None:
 
 def test_backup__is_restored_after_a_migration_that_destroys(app: DemoApp, step: Step) -> None:
     """The migration deletes rows and fails: the old version's first answer comes from a database equal to before."""
-    app.sandbox.psql(MORE, app.database)
+    app.place.psql(MORE, app.database)
     before, whole = Before.of(app), app.dump()
     with app.prober() as prober:
         result = step.run(app.inputs("v3-fails", stable_for="1s", backup="auto"))
@@ -73,8 +73,8 @@ def test_backup__is_not_restored_once_the_new_version_ran(app: DemoApp, step: St
 def test_backup__wrong_password_stops_nothing(app: DemoApp, step: Step) -> None:
     """A login that does not work is found out while the old version serves on."""
     before = Before.of(app)
-    wrong = app.sandbox.database_url(app.database).replace(":pass-", ":not-the-pass-")
-    app.sandbox.nodes[0].execute("docker", "service", "update", "--quiet", f"--env-add=OTHER_URL={wrong}", app.service)
+    wrong = app.place.database_url(app.database).replace(":pass-", ":not-the-pass-")
+    app.place.manager.execute("docker", "service", "update", "--quiet", f"--env-add=OTHER_URL={wrong}", app.service)
     before = Before.of(app)
     result = step.run(app.inputs("v2", stable_for="1s", backup="auto", backup_source="OTHER_URL"))
     assert result.exit_code == 1, told(result)
@@ -116,7 +116,7 @@ def test_by_hand__backup_list_restore(app: DemoApp, step: Step) -> None:
     made = step.run(app.inputs("v1", mode="backup"))
     assert made.exit_code == 0, told(made)
     name = made.outputs["backup-id"]
-    app.sandbox.psql("DELETE FROM customers", app.database)
+    app.place.psql("DELETE FROM customers", app.database)
     listed = step.run(app.inputs("v1", mode="list-backups"))
     assert name in listed.log, told(listed)
     restored = step.run(app.inputs("v1", mode="restore", backup_id=name, stable_for="1s"))

@@ -5,11 +5,14 @@ What comes next waits until the dead one's lease has ended, up to a minute.
 
 from __future__ import annotations
 
-from tests.e2e.conftest import MakeApp, MakeStep
+import pytest
+
+from tests.e2e.conftest import SWITCHES, MakeApp, MakeStep
 from tests.e2e.world import Before, assert_back, assert_deployed, assert_nothing_left, journal, told, wait_for_phase
 from tests.sandbox.app import DemoApp
 from tests.sandbox.engine import run, wait_for
 from tests.sandbox.runner import Step
+from tests.sandbox.sandbox import Sandbox
 
 SLOWLY = "DEMO_MIGRATION_SECONDS: 10"
 
@@ -41,31 +44,33 @@ def test_died__in_the_migration(app: DemoApp, step: Step) -> None:
     assert post.outputs["migration-exit-code"] == "0"
 
 
-def test_died__after_the_migration(app: DemoApp, make_step: MakeStep) -> None:
+@pytest.mark.sandbox_only(SWITCHES)
+def test_died__after_the_migration(sandbox: Sandbox, app: DemoApp, make_step: MakeStep) -> None:
     """Killed past the migration, by a runner without a post step: the next deploy first brings this one to its end."""
     before = Before.of(app)
-    app.sandbox.caprover.control(hold_builds=True)
+    sandbox.caprover.control(hold_builds=True)
     dead = make_step()
     dead.start(app.inputs("v2", stable_for="1s"))
     wait_for_phase(app, "deploying")
     dead.kill_container()
-    app.sandbox.caprover.control(hold_builds=False)
+    sandbox.caprover.control(hold_builds=False)
     result = make_step("next").run(app.inputs("v3", stable_for="1s"))
-    assert f"The unfinished deploy of {app.sandbox.image('v2')} has ended: deployed." in result.log, told(result)
-    assert result.outputs["previous-image"] == app.sandbox.image("v2")
+    assert f"The unfinished deploy of {app.place.image('v2')} has ended: deployed." in result.log, told(result)
+    assert result.outputs["previous-image"] == app.place.image("v2")
     assert_deployed(result, before, "v3")
 
 
-def test_died__while_it_verified(app: DemoApp, step: Step) -> None:
+@pytest.mark.sandbox_only("it reads which requests came to the stand-in")
+def test_died__while_it_verified(sandbox: Sandbox, app: DemoApp, step: Step) -> None:
     """Killed when the new version may have served already: the post step only proves that it runs."""
     before = Before.of(app)
     step.start(app.inputs("v2", stable_for="20s"))
     wait_for_phase(app, "verifying")
     step.kill_container()
-    asked = len(app.sandbox.caprover.requests("POST", "/user/apps/appData/"))
+    asked = len(sandbox.caprover.requests("POST", "/user/apps/appData/"))
     post = step.post()
     assert_deployed(post, before, "v2")
-    assert len(app.sandbox.caprover.requests("POST", "/user/apps/appData/")) == asked
+    assert len(sandbox.caprover.requests("POST", "/user/apps/appData/")) == asked
 
 
 def test_cancelled__in_the_migration(app: DemoApp, step: Step) -> None:
@@ -82,8 +87,8 @@ def test_cancelled__in_the_migration(app: DemoApp, step: Step) -> None:
     wait_for("the container to end", lambda: container not in run("docker", "ps", "--format={{.Names}}").split())
     assert app.schema() == "2"
     assert app.rows() == before.rows
-    wait_for("v2 to run", lambda: app.running() == [app.sandbox.image("v2")] * 2)
-    before.assert_only_image_differs(app.sandbox.image("v2"))
+    wait_for("v2 to run", lambda: app.running() == [app.place.image("v2")] * 2)
+    before.assert_only_image_differs(app.place.image("v2"))
     assert_nothing_left(app)
 
 
@@ -100,10 +105,11 @@ def test_cancelled__before_the_migration(make_app: MakeApp, step: Step) -> None:
     assert_back(before)
 
 
-def test_cut__ssh_in_the_migration(app: DemoApp, step: Step) -> None:
+@pytest.mark.sandbox_only("it ends the manager's sshd sessions")
+def test_cut__ssh_in_the_migration(sandbox: Sandbox, app: DemoApp, step: Step) -> None:
     """The SSH session dies in mid-migration: it is made again, and the deploy goes on."""
     before = Before.of(app)
-    node = app.sandbox.nodes[0]
+    node = sandbox.nodes[0]
     step.start(app.inputs("v2", stable_for="1s", migrate_env=SLOWLY))
     step.wait_for_log("│ second 1")
     sessions = node.execute("pgrep", "--full", "^sshd: root").split()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import requests
 
-from tests.e2e.conftest import MakeApp, MakeStep
+from tests.e2e.conftest import SWITCHES, MakeApp, MakeStep
 from tests.e2e.world import Before, assert_back, assert_deployed, journal, told
 from tests.sandbox.app import DemoApp
 from tests.sandbox.engine import wait_for
 from tests.sandbox.runner import Step, StepResult
+from tests.sandbox.sandbox import Sandbox
 
 HALF = 500  # rows that the failing migrations leave
 
@@ -61,11 +63,12 @@ def test_failed__new_version(app: DemoApp, step: Step, version: str) -> None:
 
 
 @pytest.mark.parametrize("login", ["token", "password"])
-def test_failed__caprover_cannot_pull(app: DemoApp, step: Step, login: str) -> None:
+@pytest.mark.sandbox_only(SWITCHES)
+def test_failed__caprover_cannot_pull(sandbox: Sandbox, app: DemoApp, step: Step, login: str) -> None:
     """CapRover accepts the deploy and then fails to pull, also when it is asked for the old version again."""
     before = Before.of(app)
-    app.sandbox.caprover.control(refuse_deploys=True)
-    password = {"token": "", "password": app.sandbox.caprover.password} if login == "password" else {}
+    sandbox.caprover.control(refuse_deploys=True)
+    password = {"token": "", "password": sandbox.caprover.password} if login == "password" else {}
     result = step.run(app.inputs("v2", stable_for="1s", deploy_timeout="15s", **password))
     # Only a password can read CapRover's own words.
     why = "manifest unknown" if login == "password" else "CapRover did not deploy"
@@ -79,7 +82,7 @@ def test_failed__caprover_declines(app: DemoApp, step: Step) -> None:
     before = Before.of(app)
     step.start(app.inputs("v2", stable_for="1s", migrate_env="DEMO_MIGRATION_SECONDS: 8"))
     step.wait_for_log("migrating to schema 2")
-    app.sandbox.caprover.update_app(app.name, appDeployTokenConfig={"enabled": False})
+    app.place.caprover.update_app(app.name, appDeployTokenConfig={"enabled": False})
     result = step.wait()
     assert_failed(result, phase="deploying", schema="migrated", why="CapRover declined to deploy")
     assert (app.schema(), app.rows()) == ("2", before.rows)
@@ -89,9 +92,11 @@ def test_failed__caprover_declines(app: DemoApp, step: Step) -> None:
 def test_failed__verify_url(app: DemoApp, step: Step) -> None:
     """The new version runs, and its URL answers another status than it should."""
     before = Before.of(app)
-    nothing = f"{app.sandbox.caprover.url}/no-such-page"
-    result = step.run(app.inputs("v2", stable_for="1s", deploy_timeout="15s", verify_url=nothing))
-    assert_failed(result, phase="verifying", schema="migrated", why=f"{nothing} answers 404 instead of 200")
+    url = f"{app.place.caprover.url}/no-such-page"
+    answers = requests.get(url, timeout=30, allow_redirects=False).status_code
+    wanted = {"verify_url": url, "verify_status": "418"}
+    result = step.run(app.inputs("v2", stable_for="1s", deploy_timeout="15s", **wanted))
+    assert_failed(result, phase="verifying", schema="migrated", why=f"{url} answers {answers} instead of 418")
     assert (app.schema(), app.rows()) == ("2", before.rows)
     assert_back(before)
 
@@ -136,7 +141,7 @@ def test_failed__stays_down_until_deployed(app: DemoApp, make_step: MakeStep) ->
     down = {"stable_for": "1s", "on_failure": "stay-down"}
     assert make_step().run(app.inputs("v3-fails-early", **down)).exit_code == 3
 
-    app.sandbox.nodes[0].execute("docker", "service", "scale", "--detach", f"{app.service}=2")
+    app.place.manager.execute("docker", "service", "scale", "--detach", f"{app.service}=2")
     wait_for("v1 to run", lambda: app.running() == [before.image] * 2)
     by_hand = {"image": "", "migrate_command": "", "stable_for": "1s"}
     unlock = make_step("unlock").run(app.inputs("v2", mode="unlock", **by_hand))

@@ -38,6 +38,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sandbox_only("it spoils CapRover's and the manager's answers")
 @pytest.mark.timeout(900)
 def test_faults__leave_the_app_safe(sandbox: Sandbox, action: Action) -> None:
     """Whatever dies, breaks or lies, the app ends on the version that fits its schema, and the report says which."""

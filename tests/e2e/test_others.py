@@ -15,7 +15,7 @@ def test_others__save_and_update_in_the_migration(app: DemoApp, step: Step) -> N
     step.start(app.inputs("v2", stable_for="1s", migrate_env="DEMO_MIGRATION_SECONDS: 15"))
     step.wait_for_log("│ second 1")
     assert app.replicas() == 0
-    app.sandbox.caprover.update_app(app.name)
+    app.place.caprover.update_app(app.name)
     step.wait_for_log("was started again by somebody")
     wait_for("the app to be stopped again", lambda: app.replicas() == 0 and app.running() == [])
     assert "The migration succeeded" not in step.printed()
@@ -37,10 +37,10 @@ def test_others__deploys_at_once(app: DemoApp, make_step: MakeStep) -> None:
     assert hasty.post().exit_code == 0
 
     done = first.wait()
-    assert (done.exit_code, done.outputs["deployed-image"]) == (0, app.sandbox.image("v2")), told(done)
+    assert (done.exit_code, done.outputs["deployed-image"]) == (0, app.place.image("v2")), told(done)
     assert first.post().exit_code == 0
     result = patient.wait()
     assert "Waiting for acme/shop run " in result.log
-    assert result.outputs["previous-image"] == app.sandbox.image("v2"), told(result)
+    assert result.outputs["previous-image"] == app.place.image("v2"), told(result)
     assert_deployed(result, before, "v3")
     assert_nothing_left(app)

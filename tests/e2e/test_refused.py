@@ -10,26 +10,29 @@ import pytest
 from tests.e2e.world import Before, assert_nothing_left, told
 from tests.sandbox.app import DemoApp
 from tests.sandbox.engine import run
+from tests.sandbox.place import Place
 from tests.sandbox.runner import Action, Step, StepResult
 from tests.sandbox.sandbox import Sandbox
 
 # With several workers all of these tests go to one of them, which makes the app once.
 pytestmark = pytest.mark.xdist_group("refused")
 
+WAY_THERE = "it depends on how the sandbox is reached"
+
 
 @pytest.fixture(scope="module")
-def one_app(sandbox: Sandbox) -> Iterator[DemoApp]:
+def one_app(place: Place) -> Iterator[DemoApp]:
     """One app for all of these tests: none of them may change it."""
     try:
-        yield DemoApp.create(sandbox)
+        yield DemoApp.create(place)
     finally:
-        sandbox.clean()
+        place.clean()
 
 
 def version_of(app: DemoApp) -> str:
     """The number that the swarm gives the service anew with each change."""
     command = ["docker", "service", "inspect", "--format={{.Version.Index}}", app.service]
-    return app.sandbox.nodes[0].execute(*command).strip()
+    return app.place.manager.execute(*command).strip()
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def refuse(action: Action, one_app: DemoApp) -> Callable[..., StepResult]:
     def refused(inputs: dict[str, str]) -> StepResult:
         app = one_app
         version = version_of(app)
-        with Step(action, app.sandbox.name) as step:
+        with Step(action, app.place.network, socket=app.place.socket) as step:
             result = step.run(inputs)
             post = step.post()
         assert result.exit_code == 2, told(result)
@@ -60,24 +63,24 @@ def problems(result: StepResult) -> list[str]:
     return text.partition("\nNothing was changed.")[0].splitlines()
 
 
-def key_with_passphrase(app: DemoApp, folder: Path) -> str:
+def key_with_passphrase(sandbox: Sandbox, folder: Path) -> str:
     path = folder / "key"
-    path.write_text(app.sandbox.ssh.key)
+    path.write_text(sandbox.ssh.key)
     path.chmod(0o600)
     run("ssh-keygen", "-q", "-p", "-P", "", "-N", "right", "-f", str(path))
     return path.read_text()
 
 
-def public_half(app: DemoApp, folder: Path) -> str:
+def public_half(sandbox: Sandbox, folder: Path) -> str:
     path = folder / "key"
-    path.write_text(app.sandbox.ssh.key)
+    path.write_text(sandbox.ssh.key)
     path.chmod(0o600)
     return run("ssh-keygen", "-y", "-f", str(path))
 
 
-def another_host_key(app: DemoApp, folder: Path) -> str:
+def another_host_key(sandbox: Sandbox, folder: Path) -> str:
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host"))
-    return f"{app.sandbox.ssh.host} {(folder / 'host.pub').read_text()}"
+    return f"{sandbox.ssh.host} {(folder / 'host.pub').read_text()}"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,24 @@ def another_host_key(app: DemoApp, folder: Path) -> str:
     [
         ({"token": "wrong"}, "token: CapRover does not accept it for the app"),
         ({"token": "", "password": "wrong"}, "password: CapRover does not accept this password"),
-        ({"image": "{registry}/demo:v99"}, "image: {registry}/demo:v99 cannot be pulled: manifest unknown"),
+        ({"image": "{missing}"}, "image: {missing} cannot be pulled: manifest unknown"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_refused__input(
+    one_app: DemoApp, refuse: Callable[..., StepResult], change: dict[str, str], wanted: str
+) -> None:
+    """Each wrong input is told by its own name."""
+    missing = one_app.place.image("v99")
+    filled = {name: value.format(missing=missing) for name, value in change.items()}
+    (problem,) = problems(refuse(one_app.inputs("v2") | filled))
+    assert problem.startswith(wanted.format(missing=missing))
+
+
+@pytest.mark.sandbox_only(WAY_THERE)
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
         ({"image": "{private}/demo:v2"}, "image: {private}/demo:v2 cannot be pulled: "),
         ({"ssh-known-hosts": "elsewhere.example.com ssh-ed25519 AAAA"}, "ssh-known-hosts: it holds no key of {host}"),
         ({"ssh-host": "{host}:1"}, "ssh-port: {host} answers, but nothing listens on port 1"),
@@ -95,13 +115,11 @@ def another_host_key(app: DemoApp, folder: Path) -> str:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_refused__input(
-    one_app: DemoApp, refuse: Callable[..., StepResult], change: dict[str, str], wanted: str
+def test_refused__way_there(
+    sandbox: Sandbox, one_app: DemoApp, refuse: Callable[..., StepResult], change: dict[str, str], wanted: str
 ) -> None:
-    """Each wrong input is told by its own name."""
-    sandbox = one_app.sandbox
+    """So is what is wrong with the way to the manager, to CapRover or to the registry."""
     names = {
-        "registry": sandbox.registry,
         "private": sandbox.private_registry,
         "host": sandbox.ssh.host,
         "gateway": sandbox.gateway,
@@ -111,6 +129,7 @@ def test_refused__input(
     assert problem.startswith(wanted.format(**names))
 
 
+@pytest.mark.sandbox_only(WAY_THERE)
 @pytest.mark.parametrize(
     ("name", "value", "more", "wanted"),
     [
@@ -122,16 +141,17 @@ def test_refused__input(
     ids=["changed host key", "public half", "wrong passphrase", "no passphrase"],
 )
 def test_refused__key(
+    sandbox: Sandbox,
     one_app: DemoApp,
     refuse: Callable[..., StepResult],
     tmp_path: Path,
     name: str,
-    value: Callable[[DemoApp, Path], str],
+    value: Callable[[Sandbox, Path], str],
     more: dict[str, str],
     wanted: str,
 ) -> None:
     """What is wrong with a key is told apart."""
-    inputs = one_app.inputs("v2") | {name: value(one_app, tmp_path)} | more
+    inputs = one_app.inputs("v2") | {name: value(sandbox, tmp_path)} | more
     assert problems(refuse(inputs))[0].startswith(wanted)
 
 
@@ -143,21 +163,27 @@ def test_refused__unknown_app(one_app: DemoApp, refuse: Callable[..., StepResult
 
 def test_refused__all_at_once(one_app: DemoApp, refuse: Callable[..., StepResult]) -> None:
     """Everything that is wrong with the inputs themselves is told in one go."""
-    wrong = {"token": "", "image": "Upper/Case", "migrate-timeout": "soon", "on-failure": "panic", "ssh-key": ""}
+    wrong = {
+        "token": "",
+        "image": "Upper/Case",
+        "migrate-timeout": "soon",
+        "on-failure": "panic",
+        "verify-url": "nowhere",
+    }
     found = problems(refuse(one_app.inputs("v2") | wrong))
     assert sorted(problem.partition(":")[0] for problem in found) == sorted(wrong), found
 
 
 def test_refused__global_service(one_app: DemoApp, refuse: Callable[..., StepResult]) -> None:
     """A service that runs once on every node cannot be stopped by its instance count."""
-    node = one_app.sandbox.nodes[0]
+    manager = one_app.place.manager
     name = f"srv-captain--{one_app.name}"
-    image = one_app.sandbox.image("v1")
-    node.execute("docker", "service", "create", "--detach", "--mode=global", f"--name={name}", image)
+    image = one_app.place.image("v1")
+    manager.execute("docker", "service", "create", "--detach", "--mode=global", f"--name={name}", image)
     try:
         (problem,) = problems(refuse(one_app.inputs("v2", service=name)))
     finally:
-        node.execute("docker", "service", "rm", name)
+        manager.execute("docker", "service", "rm", name)
     assert problem.startswith("app: "), problem
     assert "global-mode" in problem
 

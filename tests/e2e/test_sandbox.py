@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.sandbox.app import DemoApp
+from tests.sandbox.caprover.store import NETWORK
 from tests.sandbox.engine import wait_for
 from tests.sandbox.runner import Action, Step
-from tests.sandbox.sandbox import NETWORK, Sandbox
+from tests.sandbox.sandbox import Sandbox
+
+pytestmark = pytest.mark.sandbox_only("it is about the sandbox")
 
 METADATA = """
 name: tiny

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import pytest
+
 from tests.e2e.conftest import MakeApp
 from tests.e2e.world import Before, assert_deployed, journal
 from tests.sandbox.engine import run
 from tests.sandbox.runner import Step
-from tests.sandbox.sandbox import DATABASE_PASSWORD, REGISTRY_LOGIN
+from tests.sandbox.sandbox import DATABASE_PASSWORD, REGISTRY_LOGIN, Sandbox
 
 APP_SECRET = "c0rrect-horse-battery-staple"
 MIGRATION_SECRET = "only-the-migration-kn0ws"
 SHOWS_ALL_IT_KNOWS = "env; exec python -m demoapp.demo --migrate-database"
 
 
-def test_secrets__stay_secret(make_app: MakeApp, step: Step) -> None:
+@pytest.mark.sandbox_only("it looks for the sandbox's own keys and passwords")
+def test_secrets__stay_secret(sandbox: Sandbox, make_app: MakeApp, step: Step) -> None:
     """A migration that prints its whole environment gives nothing away, and no key outlives the step."""
     app = make_app(env={"API_SECRET": APP_SECRET})
     before = Before.of(app)
@@ -30,7 +33,7 @@ def test_secrets__stay_secret(make_app: MakeApp, step: Step) -> None:
         registry_username=username,
         registry_password=password,
     )
-    key_lines = app.sandbox.ssh.key.splitlines()[1:-1]
+    key_lines = sandbox.ssh.key.splitlines()[1:-1]
     secrets = [app.token, password, APP_SECRET, MIGRATION_SECRET, DATABASE_PASSWORD, *key_lines]
     step.start(inputs)
     step.wait_for_log("second 1")

@@ -49,7 +49,7 @@ def settled(spec: dict[str, Any]) -> dict[str, Any]:
 def assert_deployed(result: StepResult, before: Before, version: str, *, replicas: int | None = None) -> None:
     """The step says so, and the new version (or image) runs on its schema with all rows, in the spec as it was."""
     app = before.app
-    image = version if "/" in version else app.sandbox.image(version)
+    image = version if "/" in version else app.place.image(version)
     replicas = before.replicas if replicas is None else replicas
     assert result.exit_code == 0, told(result)
     assert result.outputs["result"] == "deployed", told(result)
@@ -78,17 +78,17 @@ def assert_nothing_left(app: DemoApp) -> None:
 
 
 def left_behind(app: DemoApp) -> list[str]:
-    """Services and configs of the action that exist."""
+    """Services and configs that the action made for this app, and that exist."""
     found = []
     for kind in ("service", "config"):
-        names = app.sandbox.nodes[0].execute("docker", kind, "ls", "--format={{.Name}}").split()
-        found += [f"{kind} {name}" for name in names if name.startswith("capmig-")]
+        names = app.place.manager.execute("docker", kind, "ls", "--format={{.Name}}").split()
+        found += [f"{kind} {name}" for name in names if name.startswith(f"capmig-{app.name}")]
     return found
 
 
 def journal(app: DemoApp) -> dict[str, str]:
     """The labels of the app's journal, without their prefix."""
-    (config,) = json.loads(app.sandbox.nodes[0].execute("docker", "config", "inspect", f"capmig-{app.name}"))
+    (config,) = json.loads(app.place.manager.execute("docker", "config", "inspect", f"capmig-{app.name}"))
     return {key.removeprefix("capmig."): value for key, value in config["Spec"]["Labels"].items()}
 
 

@@ -75,7 +75,7 @@ class Slot(Sandbox):
         image = self.image("v1")
         token = self.caprover.create_app(name, image, instances=0, env=variables)
         self.caprover.update_app(name, instanceCount=REPLICAS)
-        app = DemoApp(sandbox=self, name=name, service=name, database=database, token=token)
+        app = DemoApp(place=self, name=name, service=name, database=database, token=token)
         # Asked often, the docker program would be most of the work.
         wait_for(f"{name} to run", lambda: self._running(name, image) == REPLICAS)
         return app
@@ -130,7 +130,7 @@ def _play(app: DemoApp, witness: Witness, action: Action, case: Case | None, beg
     limits = {"stable_for": "1s", "deploy_timeout": "1m", "drain_timeout": "1m", "migrate_timeout": "1m"}
     inputs = app.inputs("v2", **limits)
     results: list[tuple[str, StepResult]] = []
-    with Step(action, app.sandbox.name) as step:
+    with Step(action, app.place.network) as step:
         workspace = step.folder / "workspace"
         _plan(workspace, app, case)
         step.start(inputs)
@@ -143,11 +143,11 @@ def _play(app: DemoApp, witness: Witness, action: Action, case: Case | None, beg
             wait_for("the container to end", lambda: not _runs(main), timeout=LIMIT)
         fired = (workspace / "fired").exists()
     if case is not None and case.then == "next":
-        with Step(action, app.sandbox.name) as step:
+        with Step(action, app.place.network) as step:
             results.append(("next", step.run(inputs, timeout=LIMIT)))
     seen = Seen(
-        old=app.sandbox.image("v1"),
-        new=app.sandbox.image("v2"),
+        old=app.place.image("v1"),
+        new=app.place.image("v2"),
         spec_before=before,
         spec_after=app.spec(),
         running=app.running(),
@@ -203,7 +203,7 @@ def _is_job_of(app: DemoApp, name: str) -> bool:
 
 
 def _left(app: DemoApp) -> list[str]:
-    manager = app.sandbox.nodes[0]
+    manager = app.place.manager
     services = manager.execute("docker", "service", "ls", "--format={{.Name}}").split()
     configs = manager.execute("docker", "config", "ls", "--format={{.Name}}").split()
     left = [f"service {name}" for name in services if _is_job_of(app, name)]
@@ -212,7 +212,7 @@ def _left(app: DemoApp) -> list[str]:
 
 def _clear(app: DemoApp, witness: Witness) -> None:
     for kind, name in (left.split() for left in _left(app)):
-        app.sandbox.nodes[0].execute("docker", kind, "rm", name)
-    app.sandbox.caprover.delete_app(app.name)
-    app.sandbox.psql(f"DROP DATABASE {app.database} WITH (FORCE)")
+        app.place.manager.execute("docker", kind, "rm", name)
+    app.place.caprover.delete_app(app.name)
+    app.place.psql(f"DROP DATABASE {app.database} WITH (FORCE)")
     witness.forget(lambda name: name == app.service or _is_job_of(app, name))

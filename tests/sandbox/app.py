@@ -1,4 +1,4 @@
-"""The demo app in the sandbox: made through the CapRover stand-in, with a database of its own."""
+"""The demo app: made through CapRover, with a database of its own."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.sandbox.caprover.store import NETWORK
 from tests.sandbox.engine import wait_for
+from tests.sandbox.place import Place
 from tests.sandbox.prober import Prober
-from tests.sandbox.sandbox import NETWORK, Sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoApp:
     """`service` is its name in the swarm; `token` its deploy token; `database` the name of its database."""
 
-    sandbox: Sandbox
+    place: Place
     name: str
     service: str
     database: str
@@ -27,34 +28,37 @@ class DemoApp:
     @classmethod
     def create(
         cls,
-        sandbox: Sandbox,
+        place: Place,
         *,
+        name: str = "",
         version: str = "v1",
         replicas: int = 2,
         env: Mapping[str, str] | None = None,
-        legacy: bool = False,
         **settings: Any,
     ) -> DemoApp:
         """A new app with a database migrated for this version. `settings`: fields of CapRover's definition.
 
         Its tasks run, and may still need a moment before they serve.
         """
-        name = f"demo-{secrets.token_hex(3)}"
+        name = name or f"{place.prefix}-{secrets.token_hex(3)}"
         database = name.replace("-", "_")
-        image = sandbox.image(version)
-        variables = {"DATABASE_URL": sandbox.database_url(database), **(env or {})}
-        sandbox.psql(f"CREATE DATABASE {database}")
+        image = place.image(version)
+        variables = {"DATABASE_URL": place.database_url(database), **(env or {})}
+        place.psql(f"CREATE DATABASE {database}")
         migration = ["docker", "run", "--rm", f"--network={NETWORK}"]
         migration += [f"--env={key}={value}" for key, value in variables.items()]
         with ThreadPoolExecutor(1) as meanwhile:
-            migrated = meanwhile.submit(sandbox.nodes[0].execute, *migration, image, "--migrate-database")
+            migrated = meanwhile.submit(place.manager.execute, *migration, image, "--migrate-database")
             # Without instances nothing starts and stops at each of CapRover's updates until there is something to run.
-            token = sandbox.caprover.create_app(name, image, instances=0, env=variables, legacy=legacy, **settings)
+            token = place.caprover.create_app(name, image, instances=0, env=variables, **settings)
             migrated.result()
+        legacy = place.caprover.definition(name)["isLegacyAppName"]
         service = f"srv-captain--{name}" if legacy else name
-        app = cls(sandbox=sandbox, name=name, service=service, database=database, token=token)
+        app = cls(place=place, name=name, service=service, database=database, token=token)
+        # CapRover may say so before it has told the swarm.
+        wait_for(f"{name} to have its image", lambda: app.spec()["TaskTemplate"]["ContainerSpec"]["Image"] == image)
         if replicas:
-            sandbox.caprover.update_app(name, instanceCount=replicas)
+            place.caprover.update_app(name, instanceCount=replicas)
         wait_for(f"{name} to run", lambda: app.running() == [image] * replicas)
         return app
 
@@ -65,22 +69,19 @@ class DemoApp:
 
     def inputs(self, version: str, **more: str) -> dict[str, str]:
         """The action's inputs for a deploy of this version, as a workflow gives them; `more` has _ for -."""
-        ssh = self.sandbox.ssh
         inputs = {
-            "server": self.sandbox.caprover.url,
+            "server": self.place.caprover.url,
             "app": self.name,
             "token": self.token,
-            "image": self.sandbox.image(version),
-            "ssh-host": ssh.host,
-            "ssh-key": ssh.key,
-            "ssh-known-hosts": ssh.known_hosts,
+            "image": self.place.image(version),
+            **self.place.access,
             "migrate-command": "--migrate-database",
         }
         return inputs | {name.replace("_", "-"): value for name, value in more.items()}
 
     def spec(self) -> dict[str, Any]:
         """The service's raw Spec."""
-        (service,) = json.loads(self.sandbox.nodes[0].execute("docker", "service", "inspect", self.service))
+        (service,) = json.loads(self.place.manager.execute("docker", "service", "inspect", self.service))
         return dict(service["Spec"])
 
     def replicas(self) -> int:
@@ -90,21 +91,21 @@ class DemoApp:
     def running(self) -> list[str]:
         """The images of its tasks that run, whatever the swarm wants of them; without digests."""
         command = ["docker", "service", "ps", "--no-trunc", "--format={{.Image}} {{.CurrentState}}", self.service]
-        lines = self.sandbox.nodes[0].execute(*command).splitlines()
+        lines = self.place.manager.execute(*command).splitlines()
         return sorted(line.split()[0].partition("@")[0] for line in lines if line.split()[1] == "Running")
 
     def prober(self) -> Prober:
         """A new prober of this app, which the caller closes."""
-        return Prober(self.sandbox.nodes[0], f"tasks.{self.service}", self.sandbox.image("v1"), NETWORK)
+        return Prober(self.place.manager, f"tasks.{self.service}", self.place.image("v1"), NETWORK)
 
     def rows(self) -> int:
         """How many rows its table has."""
-        return int(self.sandbox.psql("SELECT count(*) FROM customers", self.database)[0][0])
+        return int(self.place.psql("SELECT count(*) FROM customers", self.database)[0][0])
 
     def schema(self) -> str:
         """The schema's revision, such as 1."""
-        return self.sandbox.psql("SELECT version_num FROM alembic_version", self.database)[0][0]
+        return self.place.psql("SELECT version_num FROM alembic_version", self.database)[0][0]
 
     def dump(self) -> str:
         """Its whole database as text."""
-        return self.sandbox.dump(self.database)
+        return self.place.dump(self.database)

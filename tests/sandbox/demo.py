@@ -44,7 +44,7 @@ def deploy(action: Action, app: DemoApp, version: str, prober: Prober) -> None:
     """Deploy a version, and show all that a user of the action and a user of the app see of it."""
     title(f"The action deploys {version}")
     seen = len(prober.samples())
-    with Step(action, app.sandbox.name) as step:
+    with Step(action, app.place.network) as step:
         result = step.run(app.inputs(version))
         after = step.post()
     print(result.log)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.sandbox.engine import wait_for
-from tests.sandbox.node import Node
+from tests.sandbox.place import Manager
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,15 @@ class Sample:
 class Prober:
     """Asks from its start until it is closed; use it as a context manager."""
 
-    def __init__(self, node: Node, host: str, image: str, network: str) -> None:
+    def __init__(self, manager: Manager, host: str, image: str, network: str) -> None:
         """`host`: a name of the app in the network, such as tasks.APP. `image`: any version of the demo app."""
-        self._node = node
+        self._manager = manager
         command = ["docker", "run", "--detach", f"--network={network}", "--entrypoint=python", image]
-        self._container = node.execute(*command, "-m", "demoapp.probe", host).strip()
+        self._container = manager.execute(*command, "-m", "demoapp.probe", host).strip()
 
     def samples(self) -> list[Sample]:
         """All answers so far, oldest first."""
-        lines = self._node.execute("docker", "logs", self._container).splitlines(keepends=True)
+        lines = self._manager.execute("docker", "logs", self._container).splitlines(keepends=True)
         return [Sample(**json.loads(line)) for line in lines if line.endswith("\n")]
 
     def wait_for(self, what: str, condition: Callable[[Sample], bool], *, count: int = 1, timeout: float = 60) -> None:
@@ -56,7 +56,7 @@ class Prober:
         wait_for(what, met, timeout=timeout)
 
     def close(self) -> None:
-        self._node.execute("docker", "rm", "--force", self._container)
+        self._manager.execute("docker", "rm", "--force", self._container)
 
     def __enter__(self) -> Self:
         return self

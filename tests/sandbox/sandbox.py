@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,10 +12,11 @@ import docker
 
 from tests.sandbox import images
 from tests.sandbox.caprover.client import StandIn
+from tests.sandbox.caprover.store import NETWORK
 from tests.sandbox.engine import CACHE, client, run, timed, wait_for
 from tests.sandbox.node import Node
+from tests.sandbox.place import Place
 
-NETWORK = "captain-overlay-network"
 DATABASE_SERVICE = "srv-captain--db"
 DATABASE_PASSWORD = "pass-of-postgres"
 # Shared by all sandboxes and kept when they go, as the images are: copying them anew takes longest.
@@ -41,14 +40,17 @@ class Ssh:
     dial_key: str = field(repr=False)
 
 
-class Sandbox:
+class Sandbox(Place):
     """One sandbox. `nodes[0]` is the manager, where the database runs; `docker` is a client of its engine."""
 
     registry = "registry:5000"
     private_registry = "registry:5001"
+    prefix = "demo"
+    database_host = database_service = DATABASE_SERVICE
+    database_password = DATABASE_PASSWORD
 
     def __init__(self, name: str, subnet: str, nodes: int) -> None:
-        self.name = name
+        self.name = self.network = name
         self.folder = CACHE / name
         self.gateway = f"{subnet}.1"
         self.nodes = [
@@ -123,6 +125,10 @@ class Sandbox:
         return self._docker
 
     @property
+    def manager(self) -> Node:
+        return self.nodes[0]
+
+    @property
     def caprover(self) -> StandIn:
         """The CapRover stand-in, started when first asked for; nodes and the action's container reach its URL."""
         if self._caprover is None:
@@ -150,6 +156,11 @@ class Sandbox:
             dial_key=keys["dial"],
         )
 
+    @property
+    def access(self) -> dict[str, str]:
+        ssh = self.ssh
+        return {"ssh-host": ssh.host, "ssh-key": ssh.key, "ssh-known-hosts": ssh.known_hosts}
+
     def image(self, version: str, *, private: bool = False) -> str:
         """The demo app's image as the nodes know it; from the registry that wants REGISTRY_LOGIN if `private`."""
         return f"{self.private_registry if private else self.registry}/demo:{version}"
@@ -157,21 +168,6 @@ class Sandbox:
     @property
     def postgres_image(self) -> str:
         return f"{self.registry}/postgres:15"
-
-    def psql(self, sql: str, database: str = "postgres") -> list[list[str]]:
-        """Run SQL; rows of texts, of the last statement that has any. RuntimeError with psql's words if it fails."""
-        output = self._in_database("psql", "-U", "postgres", "-X", "-q", "--csv", "-t", "-d", database, "-c", sql)
-        return list(csv.reader(io.StringIO(output)))
-
-    def dump(self, database: str) -> str:
-        """The whole database as SQL text: two are equal if schema and every row are."""
-        output = self._in_database("pg_dump", "-U", "postgres", "-d", database)
-        # Newer versions of pg_dump write a random word into these two lines.
-        return "\n".join(line for line in output.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
-
-    def database_url(self, database: str) -> str:
-        """As an app in the swarm sees it."""
-        return f"postgresql://postgres:{DATABASE_PASSWORD}@{DATABASE_SERVICE}:5432/{database}"
 
     def clean(self) -> None:
         """Take the sandbox back to how it was new: no apps, no stand-in, no databases, nothing of the action's."""
@@ -189,16 +185,7 @@ class Sandbox:
             container, *task = line.split()
             if not task:
                 manager.execute("docker", "rm", "--force", "--volumes", container)
-        left = self.psql("SELECT datname FROM pg_database WHERE datname NOT LIKE 'template%' AND datname <> 'postgres'")
-        for (database,) in left:
-            self.psql(f'DROP DATABASE "{database}" WITH (FORCE)')
-
-    def _in_database(self, *command: str) -> str:
-        label = f"label=com.docker.swarm.service.name={DATABASE_SERVICE}"
-        container = self.nodes[0].execute("docker", "ps", "--quiet", "--filter", label).split()
-        if not container:
-            raise RuntimeError("the database is not running")
-        return self.nodes[0].execute("docker", "exec", container[0], *command)
+        self.drop_databases()
 
     def _complete(self, local: Mapping[str, str]) -> bool:
         """Whether all of it runs, made from today's recipes."""

@@ -25,14 +25,88 @@ class ApiError(Exception):
 
 
 class Client:
-    """The stand-in at `url`, as an administrator and as a test that controls it."""
+    """The CapRover at `url`, as its administrator uses it."""
 
     def __init__(self, url: str, password: str) -> None:
         self.url = url
         self.password = password
         self._session = ""
 
-    # Control
+    def api(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The answer's `data`; ApiError for anything but success. Logs in when there is no session yet, or no more."""
+        if not self._session:
+            self._session = self._send("POST", "/login", {"password": self.password}, {})["token"]
+        try:
+            return self._send(method, path, body, {"x-captain-auth": self._session})
+        except ApiError as error:
+            if error.status != 1106:
+                raise
+        self._session = ""
+        return self.api(method, path, body)
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]) -> Any:
+        url = f"{self.url}/api/v2{path}"
+        response = requests.request(method, url, json=body, headers={"x-namespace": "captain", **headers}, timeout=120)
+        if response.status_code != 200:
+            raise ApiError(response.status_code, response.text)
+        answer = response.json()
+        if answer["status"] not in (100, 101):
+            raise ApiError(answer["status"], answer["description"])
+        return answer["data"]
+
+    def definition(self, app: str) -> dict[str, Any]:
+        """The app's definition; KeyError if there is no such app."""
+        for found in self.api("GET", "/user/apps/appDefinitions")["appDefinitions"]:
+            if found["appName"] == app:
+                return dict(found)
+        raise KeyError(app)
+
+    def build_status(self, app: str) -> dict[str, Any]:
+        return dict(self.api("GET", f"/user/apps/appData/{app}"))
+
+    def create_app(
+        self,
+        name: str,
+        image: str,
+        instances: int = 1,
+        env: Mapping[str, str] | None = None,
+        volumes: Sequence[Mapping[str, str]] = (),
+        **settings: Any,
+    ) -> str:
+        """Register, save and deploy an app; returns its app token. Further settings are fields of its definition.
+
+        `volumes`: `{"containerPath": …, "volumeName" or "hostPath": …}`. Takes about 6 s, as CapRover does; the tasks
+        may still be starting.
+        """
+        persistent = {"appName": name, "hasPersistentData": bool(volumes)}
+        self.api("POST", "/user/apps/appDefinitions/register", persistent)
+        variables = [{"key": key, "value": value} for key, value in (env or {}).items()]
+        token = {"enabled": True}
+        saved = {
+            "instanceCount": instances,
+            "envVars": variables,
+            "volumes": list(volumes),
+            "appDeployTokenConfig": token,
+        }
+        self.update_app(name, **saved, **settings)
+        self.deploy(name, image)
+        return str(self.definition(name)["appDeployTokenConfig"]["appDeployToken"])
+
+    def update_app(self, name: str, **fields: Any) -> None:
+        """Save & Update with these fields changed, as the dashboard does: the whole definition is posted."""
+        self.api("POST", "/user/apps/appDefinitions/update", {**self.definition(name), **fields})
+
+    def deploy(self, name: str, image: str, *, detached: bool = False) -> None:
+        content = f'{{"schemaVersion": 2, "imageName": "{image}"}}'
+        path = f"/user/apps/appData/{name}" + ("?detached=1" if detached else "")
+        self.api("POST", path, {"captainDefinitionContent": content, "gitHash": ""})
+
+    def delete_app(self, name: str) -> None:
+        self.api("POST", "/user/apps/appDefinitions/delete", {"appName": name})
+
+
+class Controlled(Client):
+    """The stand-in at `url`: CapRover, and what only a test may do with it."""
 
     def control(self, **switches: Any) -> None:
         """Set switches: see control.Switches for their names and what they do."""
@@ -76,85 +150,8 @@ class Client:
             raise ApiError(response.status_code, response.text)
         return response.json()
 
-    # CapRover's API, as the administrator
 
-    def api(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer's `data`; ApiError for anything but success. Logs in when there is no session yet, or no more."""
-        if not self._session:
-            self._session = self._send("POST", "/login", {"password": self.password}, {})["token"]
-        try:
-            return self._send(method, path, body, {"x-captain-auth": self._session})
-        except ApiError as error:
-            if error.status != 1106:
-                raise
-        self._session = ""
-        return self.api(method, path, body)
-
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]) -> Any:
-        url = f"{self.url}/api/v2{path}"
-        response = requests.request(method, url, json=body, headers={"x-namespace": "captain", **headers}, timeout=120)
-        if response.status_code != 200:
-            raise ApiError(response.status_code, response.text)
-        answer = response.json()
-        if answer["status"] not in (100, 101):
-            raise ApiError(answer["status"], answer["description"])
-        return answer["data"]
-
-    def definition(self, app: str) -> dict[str, Any]:
-        """The app's definition; KeyError if there is no such app."""
-        for found in self.api("GET", "/user/apps/appDefinitions")["appDefinitions"]:
-            if found["appName"] == app:
-                return dict(found)
-        raise KeyError(app)
-
-    def build_status(self, app: str) -> dict[str, Any]:
-        return dict(self.api("GET", f"/user/apps/appData/{app}"))
-
-    def create_app(
-        self,
-        name: str,
-        image: str,
-        instances: int = 1,
-        env: Mapping[str, str] | None = None,
-        volumes: Sequence[Mapping[str, str]] = (),
-        legacy: bool = False,
-        **settings: Any,
-    ) -> str:
-        """Register, save and deploy an app; returns its app token. Further settings are fields of its definition.
-
-        `volumes`: `{"containerPath": …, "volumeName" or "hostPath": …}`. `legacy`: the service name of CapRover
-        before 1.15, `srv-captain--NAME`. Takes about 6 s, as CapRover does; the tasks may still be starting.
-        """
-        if legacy:
-            self.control(legacy_apps=[name])
-        persistent = {"appName": name, "hasPersistentData": bool(volumes)}
-        self.api("POST", "/user/apps/appDefinitions/register", persistent)
-        variables = [{"key": key, "value": value} for key, value in (env or {}).items()]
-        token = {"enabled": True}
-        saved = {
-            "instanceCount": instances,
-            "envVars": variables,
-            "volumes": list(volumes),
-            "appDeployTokenConfig": token,
-        }
-        self.update_app(name, **saved, **settings)
-        self.deploy(name, image)
-        return str(self.definition(name)["appDeployTokenConfig"]["appDeployToken"])
-
-    def update_app(self, name: str, **fields: Any) -> None:
-        """Save & Update with these fields changed, as the dashboard does: the whole definition is posted."""
-        self.api("POST", "/user/apps/appDefinitions/update", {**self.definition(name), **fields})
-
-    def deploy(self, name: str, image: str, *, detached: bool = False) -> None:
-        content = f'{{"schemaVersion": 2, "imageName": "{image}"}}'
-        path = f"/user/apps/appData/{name}" + ("?detached=1" if detached else "")
-        self.api("POST", path, {"captainDefinitionContent": content, "gitHash": ""})
-
-    def delete_app(self, name: str) -> None:
-        self.api("POST", "/user/apps/appDefinitions/delete", {"appName": name})
-
-
-class StandIn(Client):
+class StandIn(Controlled):
     """A stand-in in a process of its own; `stop` it, or use it as a context manager."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, password: str) -> None:
