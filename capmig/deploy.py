@@ -14,7 +14,7 @@ from capmig.hand import Hand
 from capmig.inputs import Migration
 from capmig.journal import acquire
 from capmig.plan import Plan
-from capmig.recover import Ending, done, recover, recover_anyhow
+from capmig.recover import PASSING, Ending, done, recover, recover_anyhow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +151,8 @@ def migration_job(hand: Hand, plan: Plan, migration: Migration) -> stages.Migrat
 def _fail(hand: Hand, error: Exception) -> Report:
     """Recover; the first error stays the story."""
     if not hand.journal.held:
+        if isinstance(error, PASSING) and not error.state:
+            error.state = "This deploy had not begun: it has touched nothing."
         raise error
     phase = hand.journal.entry.phase
     cause = error if isinstance(error, CapmigError) else CapmigError(f"capmig itself failed: {error!r}")

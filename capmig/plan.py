@@ -75,6 +75,7 @@ def _warnings(service: Service, nodes: Sequence[Node]) -> list[str]:
     down = [node.hostname for node in nodes if not node.ready]
     if down:
         found.append(
-            f"Node {', '.join(down)} of the swarm is down. If a task of the app was last seen there, the deploy stops."
+            f"Node {', '.join(down)} of the swarm is down. If a task of the app was last seen there, nothing can be "
+            "migrated."
         )
     return found

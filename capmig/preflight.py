@@ -10,7 +10,7 @@ from capmig import plan
 from capmig.backup.connection import find
 from capmig.backup.tool import Tool, check_in_volume, check_reachable, node_of, service_names
 from capmig.caprover import CapRoverClient
-from capmig.errors import CapmigError, EngineRefused, Refused
+from capmig.errors import CapmigError, EngineRefused, LinkLost, Refused
 from capmig.inputs import Backup, Inputs
 from capmig.plan import Plan
 from capmig.ports import Credentials, Log, Service, Swarm
@@ -34,7 +34,10 @@ class Problems:
             self.lines += refused.problems
             if refused.todo:
                 self.todo.append(refused.todo)
-            return None
+        except (LinkLost, EngineRefused) as error:
+            self.lines.append(f"ssh-host: {error.what}")
+            self.todo += [error.todo] if error.todo else []
+        return None
 
 
 def check_caprover(caprover: CapRoverClient, inputs: Inputs) -> tuple[list[str], Credentials | None]:

@@ -64,7 +64,8 @@ def recover(
                 raise NeedsPerson(
                     f"The deploy could not be brought to a safe end: {error.what}",
                     state=f"{entry.service} was last known in phase {entry.phase}; {state_of_schema(entry)}",
-                    todo="Mend what is said above. The next deploy recovers it first; so does mode: recover.",
+                    todo=f"{error.todo or 'Mend what is said above.'}\n"
+                    "The next deploy brings this one to its end first; so does mode: recover.",
                 ) from error
             hand.log.warning(f"Trying again: {error.what}")
             hand.clock.sleep(PAUSE)

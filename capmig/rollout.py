@@ -104,7 +104,7 @@ def drain(hand: Hand, name: str) -> None:
         alive = running_tasks(hand, service)
         if not alive:
             return True
-        _nodes_must_answer(hand, alive)
+        nodes_must_answer(hand, alive)
         return None
 
     try:
@@ -122,15 +122,21 @@ def running_tasks(hand: Hand, service: Service) -> list[Task]:
     return [task for task in hand.swarm.tasks(service) if not task.ended]
 
 
-def _nodes_must_answer(hand: Hand, alive: list[Task]) -> None:
-    """A node that is down tells nothing: its tasks keep their last state for a day and may well run."""
-    down = {node.id: node.hostname for node in hand.swarm.nodes() if not node.ready}
+def nodes_must_answer(hand: Hand, alive: Sequence[Task]) -> None:
+    """DeployFailed if a node of these tasks is down: they keep their last state for a day, and may well run."""
+    down = _nodes_down(hand)
     lost = sorted({down[task.node_id] for task in alive if task.node_id in down})
     if lost:
         raise DeployFailed(
             f"Node {', '.join(lost)} is down, so it cannot be proven that the app's tasks there have stopped.",
-            todo="Bring the node back, or, once it is surely off, remove it: docker node rm --force NODE",
+            todo="Bring the node back. Or, once it is surely off, have the swarm forget it and its tasks, and deploy "
+            f"again: docker node rm --force {' '.join(lost)}",
         )
+
+
+def _nodes_down(hand: Hand) -> dict[str, str]:
+    """Host names by ID of the nodes that do not answer the managers."""
+    return {node.id: node.hostname for node in hand.swarm.nodes() if not node.ready}
 
 
 def _where(hand: Hand, tasks: list[Task]) -> str:
@@ -240,6 +246,9 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
         running = [
             task for task in alive if task.state == "running" and task.desired == "running" and task.image == image
         ]
+        if len(running) != len(alive):
+            lost = _lost(hand, alive)
+            alive = [task for task in alive if task not in lost]
         seen = f"{len(running)} of {wanted} run" + "".join(
             f"; {t.state} {t.error}".rstrip() for t in alive if t not in running
         )
@@ -275,6 +284,12 @@ def see_it_run(hand: Hand, name: str, image: str, *, zero_is_right: bool, probed
 def _never_placed(task: Task) -> bool:
     """An update overtook this task before it had a node: it keeps that state for ever, and never runs."""
     return not task.node_id and task.desired == "shutdown"
+
+
+def _lost(hand: Hand, alive: Sequence[Task]) -> list[Task]:
+    """Of these tasks, those that swarm has replaced because their node is down: they keep their state until then."""
+    down = _nodes_down(hand)
+    return [task for task in alive if task.node_id in down and task.desired != "running"]
 
 
 def _make_swarm_look(hand: Hand, service: Service) -> None:

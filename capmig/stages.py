@@ -25,10 +25,11 @@ class MigrationJob:
 
 
 def drain(hand: Hand) -> None:
-    """Stop the app and prove it."""
+    """Stop the app and prove it. DeployFailed, with nothing stopped, when that could not be proven anyway."""
     hand.watch.heed()
     entry = hand.journal.entry
     hand.timeline.step(f"Stop {entry.service}")
+    rollout.nodes_must_answer(hand, rollout.running_tasks(hand, rollout.service_of(hand, entry.service)))
     hand.journal.write(phase=Phase.DRAINING, stopped_at=entry.stopped_at or hand.journal.manager_time())
     rollout.drain(hand, entry.service)
 

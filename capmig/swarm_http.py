@@ -24,7 +24,10 @@ _PIECE = 64 * 1024
 # Words of a manager that has lost its quorum or its leader, before it proposed a change…
 NO_LEADER = ("does not have a leader", "no elected primary cluster manager")
 # …and after, when the change may still be agreed upon.
-UNDECIDED = ("context deadline exceeded", "deadlineexceeded", "context canceled", "code = canceled", "lost leadership")
+UNDECIDED = (
+    *("context deadline exceeded", "deadlineexceeded", "context canceled", "code = canceled"),
+    *("lost leadership", "lost leader status"),
+)
 
 
 class Link(Protocol):
@@ -133,9 +136,11 @@ class EngineHttp:
             left = deadline - self._clock.monotonic()
             try:
                 answer = self._session.get(url, headers=headers, timeout=max(1.0, min(seconds, left)))
-                if left < TRY or not _says(answer, NO_LEADER):
+                if not _says(answer, NO_LEADER):
                     _check(answer, f"GET {path}")
                     return answer.json()
+                if left < TRY:
+                    raise _leaderless("The swarm has no leader: too few of its managers are there to agree on one.")
             except requests.RequestException as error:
                 if left < TRY:
                     raise LinkLost(f"The Docker engine does not answer: {_cause(error)}.") from error
@@ -153,8 +158,16 @@ def _check(answer: requests.Response, what: str, *, mutation: bool = False) -> N
     if mutation and _says(answer, UNDECIDED):
         raise FateUnknown(f"{what}: the swarm's managers did not agree in time ({words}).")
     if mutation and _says(answer, NO_LEADER):
-        raise LinkLost(f"{what}: the swarm has no leader now; nothing was changed ({words}).")
+        raise _leaderless(f"{what}: the swarm has no leader now; nothing was changed ({words}).")
     raise EngineRefused(f"{words} (the Docker engine's answer to {what})", status=answer.status_code)
+
+
+def _leaderless(what: str) -> LinkLost:
+    return LinkLost(
+        what,
+        todo="Start the managers that are down: more than half of all managers have to run. If they are lost for good, "
+        "this makes the one it is run on go on alone, with all services: docker swarm init --force-new-cluster",
+    )
 
 
 def _words(answer: requests.Response) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from capmig.entry import Phase
 from capmig.errors import CapRoverRefused, LinkLost, NeedsPerson, TimedOut
 from tests.fakes.log import RecordingLog
-from tests.fakes.swarm import Run
+from tests.fakes.swarm import Run, fake_node
 from tests.fakes.world import APP, NEW, OLD, World, inputs
 
 
@@ -148,6 +148,71 @@ def test_deploy__missing_image_stops_nothing() -> None:
     assert world.running == [OLD, OLD]
     assert world.journal is None
     assert world.jobs == []
+
+
+def test_deploy__swarm_is_gone_before_the_lock() -> None:
+    """Who never held the lock says that nothing was touched."""
+    world = World()
+
+    def lost(name: str, args: tuple[Any, ...]) -> None:
+        if name == "create_config":
+            raise LinkLost("The swarm has no leader.")
+
+    world.swarm.before_call = lost
+    with pytest.raises(LinkLost) as error:
+        world.deploy()
+    assert "touched nothing" in error.value.state
+    assert world.running == [OLD, OLD]
+
+
+WORKER = fake_node("node2", manager=False)
+WORKER_DOWN = fake_node("node2", manager=False, ready=False)
+
+
+def test_deploy__node_that_is_down_stops_nothing() -> None:
+    """A task on a node that is down cannot be proven stopped: that is found out while the app serves on."""
+    world = World(nodes=[fake_node(), WORKER])
+    world.swarm.set_node(WORKER_DOWN)
+    report = world.deploy()
+    assert report.ending.result == "unchanged"
+    assert report.failed_phase == "preparing"
+    assert "Node node2-host is down" in str(report.error)
+    assert world.service.replicas == 2
+    assert world.migrations == 0
+    assert world.journal is None
+
+
+def test_deploy__node_goes_down_while_the_app_stops() -> None:
+    """The old version is back on the node that is left, although the other one's task keeps its state."""
+    world = World(nodes=[fake_node(), WORKER])
+    lost = world.swarm.direct.tasks(world.service)[1]
+    assert lost.node_id == WORKER.id
+
+    def down(name: str, args: tuple[Any, ...]) -> None:
+        if name == "stop_containers" and world.service.replicas == 0:
+            world.swarm.set_node(WORKER_DOWN)
+
+    world.swarm.before_call = down
+    hand = world.hand()
+    report = world.deploy(hand=hand)
+    assert report.ending.result == "restored"
+    assert "docker node rm --force node2-host" in str(report.error)
+    assert world.migrations == 0
+    alive = [task for task in world.swarm.direct.tasks(world.service) if not task.ended]
+    assert sorted((task.node_id, task.desired) for task in alive) == [
+        ("node1", "running"),
+        ("node1", "running"),
+        ("node2", "remove"),
+    ]
+    assert world.journal is None
+
+
+def test_deploy__without_a_migration_passes_over_a_node_that_is_down() -> None:
+    """Where nothing has to be proven stopped, the tasks that swarm has replaced are in nobody's way."""
+    world = World(nodes=[fake_node(), WORKER])
+    world.swarm.set_node(WORKER_DOWN)
+    report = world.deploy(inputs(migrates=False))
+    assert report.ending.result == "deployed", report.error
 
 
 @pytest.mark.parametrize("fate", ["none", "taken", "late"])

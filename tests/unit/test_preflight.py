@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from capmig.errors import Refused
-from capmig.preflight import check_images
+from capmig.errors import LinkLost, Refused
+from capmig.preflight import Problems, check_images
 from tests.fakes.world import World, inputs
 
 
@@ -28,3 +28,15 @@ def test_check_images__unknown_migrate_image() -> None:
         check_images(World().swarm, asked, None)
     (problem,) = refused.value.problems
     assert problem.startswith("migrate-image: registry/migrations:none cannot be pulled: ")
+
+
+def test_problems__of_a_swarm_that_does_not_answer() -> None:
+    """What the manager cannot do now is a reason not to begin, beside whatever else is wrong."""
+
+    def look() -> None:
+        raise LinkLost("The swarm has no leader.", todo="Start its managers.")
+
+    problems = Problems()
+    assert problems.of(look) is None
+    assert problems.lines == ["ssh-host: The swarm has no leader."]
+    assert problems.todo == ["Start its managers."]

@@ -194,6 +194,15 @@ def test_read__waits_for_a_leader(folder: Path) -> None:
         assert swarm.nodes() == []
 
 
+def test_read__no_leader_comes(folder: Path) -> None:
+    """Managers that do not agree on a leader in bounded time are told of, with what to do."""
+    reply = refusal(500, "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that…")
+    with serving(folder / "s", *[reply] * 99), swarm_at(folder / "s") as swarm, pytest.raises(LinkLost) as error:
+        swarm.nodes()
+    assert "The swarm has no leader" in error.value.what
+    assert "more than half" in error.value.todo
+
+
 @pytest.mark.parametrize(
     ("status", "exit_code"),
     [
@@ -289,6 +298,7 @@ def test_write__answer_lost(folder: Path, reply: Reply) -> None:
         (500, OUT_OF_SEQUENCE, Conflict),
         (500, "rpc error: code = Unknown desc = raft: context deadline exceeded", FateUnknown),
         (503, "rpc error: code = DeadlineExceeded desc = context deadline exceeded", FateUnknown),
+        (500, "raft: failed to process the request: node lost leader status", FateUnknown),
         (500, "rpc error: code = Unknown desc = The swarm does not have a leader.", LinkLost),
         (404, "service abc not found", EngineRefused),
         (409, "something else that conflicts", EngineRefused),
