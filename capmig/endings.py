@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capmig.backup import stages as backups
+from capmig.backup.download import Copied
 from capmig.deploy import Report
 from capmig.errors import CapmigError, NeedsPerson, Refused
 from capmig.recover import Ending, state_of_schema
@@ -35,11 +36,26 @@ RESULTS = {
 EXIT_CODES = {**dict.fromkeys(RESULTS, 0), "restored": 1, "unchanged": 1, "stayed-down": 3}
 
 
-def of_deploy(done: Report, stages: tuple[Stage, ...]) -> Ended:
-    """The end of a deploy: a success, or a failure after which `recover` brought the app into a safe state."""
+def of_deploy(done: Report, stages: tuple[Stage, ...], copied: Copied | None = None) -> Ended:
+    """The end of a deploy: a success, or a failure after which `recover` brought the app into a safe state.
+
+    A deploy whose backup was not copied to the runner as asked has succeeded, and its step fails.
+    """
     ending, error = done.ending, done.error
     outcome = _outcome(ending, stages, failed_phase=done.failed_phase, error=error)
-    return Ended(outcome=outcome, exit_code=EXIT_CODES[ending.result])
+    exit_code = EXIT_CODES[ending.result]
+    if copied is not None:
+        errors = "\n".join(text for text in (outcome.error, copied.error) if text)
+        outcome = replace(outcome, backup_file=copied.file, error=errors)
+        if copied.error and not exit_code:
+            done_well = f"{ending.entry.image} is deployed and runs." if ending.result == "deployed" else ""
+            exit_code = 1
+            outcome = replace(
+                outcome,
+                state=done_well or "All else that was asked for is done.",
+                todo="Mend what is said above. With mode: backup a new one is made and downloaded.",
+            )
+    return Ended(outcome=outcome, exit_code=exit_code)
 
 
 def of_recovery(ending: Ending, stages: tuple[Stage, ...]) -> Ended:

@@ -42,6 +42,7 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "backup-image": "",
         "backup-timeout": "30m",
         "backup-keep": "5",
+        "backup-download": "",
         "backup-id": "",
         "restore-on-failure": "true",
         "on-failure": "restore",

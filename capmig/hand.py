@@ -24,6 +24,17 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Made:
+    """A backup that this process has made, with the client's image on a node's volume."""
+
+    id: str
+    bytes: int
+    sha256: str
+    image: str
+    node: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hand:
     app: str
     swarm: Swarm
@@ -36,6 +47,7 @@ class Hand:
     settings: Settings
     credentials: Credentials | None = None
     shown: dict[str, str] = field(default_factory=dict)  # a job's name → the stamp of its last line in the log
+    made: list[Made] = field(default_factory=list)
 
     @property
     def job_name(self) -> str:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 
 from capmig import parse as syntax
@@ -82,6 +83,19 @@ class Backup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Download:
+    """Where the backup is copied to: an absolute path within `workspace`, which is the runner's."""
+
+    path: Path
+    workspace: Path
+
+    @property
+    def shown(self) -> str:
+        """As the next steps know it: their workspace has another name outside of this container."""
+        return str(self.path.relative_to(self.workspace))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Probe:
     """A URL that must answer with `status` once the new version runs."""
 
@@ -138,6 +152,7 @@ class Inputs:
     probe: Probe | None
     registry: Credentials | None
     owner: Owner
+    download: Download | None = None
 
 
 def parse(environ: Mapping[str, str]) -> Inputs:
@@ -164,6 +179,7 @@ def parse(environ: Mapping[str, str]) -> Inputs:
         manager=_manager(given),
         migration=_migration(given, image) if mode is Mode.DEPLOY else None,
         backup=_backup(given, mode),
+        download=_download(given, mode, environ.get("GITHUB_WORKSPACE", "")),
         backup_id=given.required("backup-id", syntax.backup_id) if mode is Mode.RESTORE else "",
         on_failure=given.choice("on-failure", OnFailure, OnFailure.RESTORE),
         drain_timeout=given.seconds("drain-timeout", low="1s", high="1h"),
@@ -269,10 +285,20 @@ def _backup(given: Given, mode: Mode) -> Backup | None:
         if not given.text("migrate-command") and not given.text("migrate-entrypoint"):
             given.problem("backup", "has no use without migrate-command or migrate-entrypoint")
         return backup
-    for name in ("backup-source", "backup-image"):
+    for name in ("backup-source", "backup-image", "backup-download"):
         if given.text(name):
             given.problem(name, "has no use without backup")
     return None
+
+
+def _download(given: Given, mode: Mode, workspace: str) -> Download | None:
+    if mode not in (Mode.DEPLOY, Mode.BACKUP, Mode.RESTORE) or not given.text("backup-download"):
+        return None
+    if not workspace:
+        given.problem("backup-download", "needs the variable GITHUB_WORKSPACE, which names the folder it lies in")
+        return None
+    path = given.read("backup-download", lambda text: syntax.path_within(text, Path(workspace)), Path())
+    return Download(path=path, workspace=Path(workspace))
 
 
 def _probe(given: Given) -> Probe | None:

@@ -15,6 +15,7 @@ from typing import TextIO
 from capmig import by_hand, endings, probe, report, ssh
 from capmig.actions import Reporter, secrets_in_env
 from capmig.backup import by_hand as backups
+from capmig.backup.download import fetch
 from capmig.caprover import CapRoverClient
 from capmig.deploy import carry_out, roll_forward
 from capmig.errors import CapmigError, LinkLost, Refused
@@ -100,10 +101,12 @@ def _run(
                 timeline.step("Check that everything needed is there")
                 planned, credentials = preflight(swarm, caprover, inputs, log)
                 _mask_of_app(log, planned, credentials)
-                return endings.of_deploy(
-                    carry_out(hand(credentials=credentials), partial(look, swarm, inputs), ACTS[inputs.mode]),
-                    timeline.stages(),
-                )
+                acting = hand(credentials=credentials)
+                done = carry_out(acting, partial(look, swarm, inputs), ACTS[inputs.mode])
+                copied = None
+                if inputs.download is not None and inputs.backup is not None:
+                    copied = fetch(acting, inputs.download, timeout=inputs.backup.timeout, cancelled=cancelled)
+                return endings.of_deploy(done, timeline.stages(), copied)
 
 
 def _settings(inputs: Inputs) -> Settings:

@@ -9,6 +9,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from ipaddress import IPv6Address
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 import yaml
@@ -193,6 +194,18 @@ def unix_socket(text: str) -> str:
     path = text.removeprefix("unix://")
     if path == text or not path.startswith("/"):
         raise ValueError(f"{shown(text)} is not like unix:///var/run/docker.sock; for another machine use ssh-host")
+    return path
+
+
+def path_within(text: str, folder: Path) -> Path:
+    """The absolute path of a file within the folder, given relative to it or absolute; no link leads out of it."""
+    path = folder / text
+    if not text.isprintable() or ".." in path.parts or not path.is_relative_to(folder):
+        raise ValueError(f"{shown(text)} is not within the workspace: give a path relative to it, without ..")
+    if text.endswith("/") or path == folder or path.is_dir():
+        raise ValueError(f"{shown(text)} is a folder: give the name of the file as well")
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{shown(text)} leads out of the workspace by a link")
     return path
 
 

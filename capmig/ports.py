@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -116,6 +117,14 @@ class Credentials:
         return f"Credentials({self.username!r}, …)"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """A file that comes over the link. `size` in bytes; `pieces`: what is in it, once, as it comes."""
+
+    size: int
+    pieces: Iterator[bytes]
+
+
 class Swarm(Protocol):
     """The swarm manager.
 
@@ -158,6 +167,14 @@ class Swarm(Protocol):
         """Ask the connected node to stop the running containers of the service, with `grace` seconds each; how many.
 
         Only a help to be quick: containers elsewhere, and errors for a container that is gone, are no concern of it.
+        """
+        ...
+
+    def file_of_volume(self, volume: str, path: str, *, image: str, name: str) -> AbstractContextManager[RemoteFile]:
+        """A file of a volume on the connected node, with constant memory; the one call that may last for long.
+
+        It is read through a container of this name and image, which is never started and is removed at the end.
+        LinkLost when it breaks off or nothing comes for 30 s, EngineRefused when there is no such image or file.
         """
         ...
 

@@ -69,7 +69,13 @@ def look(swarm: Swarm, inputs: Inputs) -> Plan:
     )
     if inputs.backup is None:
         return planned
-    return replace(planned, tool=find_tool(swarm, inputs.backup, planned.service))
+    tool = find_tool(swarm, inputs.backup, planned.service)
+    if inputs.download is not None and tool.node != swarm.engine().node_id:
+        where = (
+            "the backup is made on the node of the app's volume, and can be downloaded from the one of ssh-host only"
+        )
+        raise Refused([f"backup-download: {where}. Leave it out, or connect to that node if it is a manager."])
+    return replace(planned, tool=tool)
 
 
 def find_tool(swarm: Swarm, backup: Backup, service: Service) -> Tool:

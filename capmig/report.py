@@ -36,6 +36,7 @@ class Outcome:
     backup_id: str = ""
     backup_bytes: int = 0
     backup_seconds: float = 0.0
+    backup_file: str = ""  # its copy, in the workspace
     restored: bool = False  # the database, from the backup
 
 
@@ -68,6 +69,7 @@ def outputs(outcome: Outcome) -> dict[str, str]:
         "backup-id": outcome.backup_id,
         "backup-bytes": str(outcome.backup_bytes) if outcome.backup_id else "",
         "backup-seconds": f"{outcome.backup_seconds:.0f}" if outcome.backup_id else "",
+        "backup-file": outcome.backup_file,
         "restored": "true" if outcome.restored else "false",
         "summary": one_line(outcome),
     }
@@ -98,6 +100,7 @@ def summary(outcome: Outcome) -> str:
         ("Image now", code(outcome.deployed_image)),
         ("Migration", _migration(outcome)),
         ("Backup", _backup(outcome)),
+        ("Its copy", code(outcome.backup_file)),
         ("Schema", code(outcome.schema_state)),
         ("Downtime", _downtime(outcome)),
         ("Failed while", code(outcome.failed_phase)),

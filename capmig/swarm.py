@@ -21,10 +21,12 @@ from capmig.ports import (
     Engine,
     LogLine,
     Node,
+    RemoteFile,
     Service,
     Spec,
     Task,
 )
+from capmig.swarm_files import file_of_volume, remove_left_over
 from capmig.swarm_http import EngineHttp, Link
 from capmig.swarm_logs import lines_of
 
@@ -153,6 +155,12 @@ class DockerSwarm:
             with ThreadPoolExecutor(min(STOPS_AT_ONCE, len(found))) as threads:
                 list(threads.map(stop, found))
         return len(found)
+
+    @contextmanager
+    def file_of_volume(self, volume: str, path: str, *, image: str, name: str) -> Iterator[RemoteFile]:
+        remove_left_over(self._http, self.engine().time)
+        with file_of_volume(self._http, volume, path, image=image, name=name) as file:
+            yield file
 
     def config(self, name: str) -> Config | None:
         found = self._http.read("/configs", _filters(name=name))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -11,7 +12,7 @@ import requests
 from docker.transport import UnixHTTPAdapter
 from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import MaxRetryError, NewConnectionError
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
 from capmig.errors import Conflict, EngineRefused, FateUnknown, LinkLost
 from capmig.ports import Clock
@@ -36,6 +37,21 @@ class Link(Protocol):
     def ensure(self) -> None:
         """Re-establish the transport if it dropped; LinkLost if that fails."""
         ...
+
+
+class Body:
+    """What an engine answers, read as it comes: LinkLost when it breaks off."""
+
+    def __init__(self, answer: requests.Response, what: str) -> None:
+        self._answer = answer
+        self._what = what
+
+    def read(self, size: int) -> bytes:
+        """So many bytes; fewer only at the end."""
+        try:
+            return bytes(self._answer.raw.read(size))
+        except (HTTPError, OSError) as error:
+            raise LinkLost(f"{self._what} broke off: {_cause(error)}.") from error
 
 
 class EngineHttp:
@@ -88,6 +104,20 @@ class EngineHttp:
         except requests.RequestException:
             return bytes(received)
         return bytes(received)
+
+    @contextmanager
+    def body(self, path: str, params: Mapping[str, str], *, seconds: float) -> Iterator[Body]:
+        """GET, once: the answer's body. LinkLost when nothing comes for so many seconds; EngineRefused."""
+        url = self._url(f"/v{self.api_version()}{path}", params)
+        try:
+            # The engine would pack what is packed already.
+            headers = {"Accept-Encoding": "identity"}
+            answer = self._session.get(url, stream=True, timeout=seconds, headers=headers)
+        except requests.RequestException as error:
+            raise LinkLost(f"No answer came to GET {path}: {_cause(error)}.") from error
+        with answer:
+            _check(answer, f"GET {path}")
+            yield Body(answer, f"GET {path}")
 
     def write(
         self,

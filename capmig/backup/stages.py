@@ -10,7 +10,7 @@ from capmig.backup.tool import VOLUME, Told, Tool, backup_id, job_spec, registry
 from capmig.entry import Entry, Phase
 from capmig.errors import CapmigError, DeployFailed, EngineRefused, NeedsPerson, Refused, TimedOut
 from capmig.guard import Guard
-from capmig.hand import Hand
+from capmig.hand import Hand, Made
 from capmig.plan import Plan
 from capmig.ports import Credentials, Service
 
@@ -95,6 +95,15 @@ def dump(hand: Hand, service: Service, tool: Tool) -> None:
         backup_id=made,
         backup_bytes=int(told.number("bytes")),
         backup_seconds=told.number("seconds"),
+    )
+    hand.made.append(
+        Made(
+            id=made,
+            bytes=entry.backup_bytes,
+            sha256=told.values.get("sha256", ""),
+            image=tool.image,
+            node=tool.node,
+        )
     )
     size = entry.backup_bytes / 1e6
     hand.log.info(f"The backup {made} has {size:.1f} MB; it took {entry.backup_seconds:.0f} s, and can be read.")

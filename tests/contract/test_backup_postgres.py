@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import signal
@@ -190,6 +191,7 @@ def test_restore__gives_back_exactly_what_was(
     dumped = backup.works("dump").told
     assert dumped["id"] == backup.id
     assert int(dumped["bytes"]) == backup.file.stat().st_size > 1000
+    assert dumped["sha256"] == hashlib.sha256(backup.file.read_bytes()).hexdigest()
     assert backup.file.stat().st_mode & 0o777 == 0o600
     postgres.script(DESTRUCTION, user=user, database=database)
     assert postgres.whole(database) != before

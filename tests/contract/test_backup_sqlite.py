@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -56,7 +57,9 @@ def test_restore__gives_back_exactly_what_was(path: Path, tmp_path: Path) -> Non
     backup = backups(path, tmp_path / "backups")
     before = whole(path)
     backup.works("check")
-    assert int(backup.works("dump").told["bytes"]) == backup.file.stat().st_size > 100
+    dumped = backup.works("dump").told
+    assert int(dumped["bytes"]) == backup.file.stat().st_size > 100
+    assert dumped["sha256"] == hashlib.sha256(backup.file.read_bytes()).hexdigest()
     assert backup.file.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in backup.file.parent.iterdir()] == [backup.file.name]
     with closing(sqlite3.connect(path)) as held:

@@ -6,9 +6,11 @@ import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import docker
 import pytest
 
 from capmig.errors import Conflict, EngineRefused, Exists
@@ -32,6 +34,7 @@ BEHAVIOURS = {
         Run(duration=0.7, output=((0.2, "one"), (0.4, "two"), (0.6, "three"))),
     ),
     "fails": ("echo about to fail; exit 7", Run(duration=0.1, exit_code=7, output=((0.0, "about to fail"),))),
+    "writes": ("seq 1 100000 > /files/numbers", Run(duration=0.2)),
     "lingers": (
         "trap 'exit 0' TERM; echo here; while :; do sleep .1; done",
         Run(output=((0.0, "here"),)),
@@ -497,3 +500,54 @@ def test_remove_config__twice_is_fine_and_never_takes_a_namesake(subject: Subjec
     second = subject.swarm.config("journal")
     assert second is not None
     assert second.labels == {"holder": "second"}
+
+
+NUMBERS = "".join(f"{number}\n" for number in range(1, 100001)).encode()
+
+
+@pytest.fixture
+def filled(subject: Subject) -> Subject:
+    """A swarm whose node has the volume `numbers`, in which there is a file."""
+    job = subject.job("writes")
+    mount = {"Type": "volume", "Source": "numbers", "Target": "/files"}
+    job["TaskTemplate"]["ContainerSpec"]["Mounts"] = [mount]
+    (task,) = subject.ended(subject.create(job))
+    assert task.exit_code == 0
+    if isinstance(subject.swarm, FakeSwarm):
+        subject.swarm.direct.files["numbers", "numbers"] = NUMBERS
+    return subject
+
+
+def test_file_of_volume__comes_whole(filled: Subject) -> None:
+    """Piece by piece, its size first; again under the same name, as after a process that died in between."""
+    for _ in range(2):
+        with filled.swarm.file_of_volume("numbers", "numbers", image=IMAGE, name="reader") as file:
+            pieces = list(file.pieces)
+        assert file.size == len(NUMBERS)
+        assert b"".join(pieces) == NUMBERS
+        assert max(map(len, pieces)) <= 64 * 1024
+
+
+def test_file_of_volume__that_is_not_there(filled: Subject) -> None:
+    """Neither a missing file nor a missing image is waited for."""
+    for path, image in (("other", IMAGE), ("numbers", "no-such-image:1")):
+        with (
+            pytest.raises(EngineRefused) as caught,
+            filled.swarm.file_of_volume("numbers", path, image=image, name="reader"),
+        ):
+            pass
+        assert caught.value.status == 404
+
+
+def test_file_of_volume__leaves_no_container(filled: Subject, engine_socket: Path) -> None:
+    """Neither read to its end, nor given up half-way, nor failed."""
+    swarm = DockerSwarm(f"unix://{engine_socket}", NoLink(), time)
+    for path in ("numbers", "other"):
+        with suppress(EngineRefused), swarm.file_of_volume("numbers", path, image=IMAGE, name="reader") as file:
+            next(file.pieces)
+    client = docker.APIClient(base_url=f"unix://{engine_socket}")
+    try:
+        assert [each for each in client.containers(all=True) if "/reader" in each["Names"]] == []
+    finally:
+        client.close()
+        swarm.close()

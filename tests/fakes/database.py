@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from capmig.backup.tool import VOLUME
 from capmig.jobs import KIND_LABEL
 from capmig.ports import Spec
 from tests.fakes.swarm import Run, app_spec
@@ -14,6 +16,9 @@ from tests.fakes.world import APP, OLD, World
 
 SERVER = "postgres:15"
 CLIENT = f"{SERVER}@sha256:{hashlib.sha256(SERVER.encode()).hexdigest()}"
+# What a backup's file holds.
+DUMP = bytes(range(250)) * 6000
+TOLD = f"capmig: id=x bytes={len(DUMP)} sha256={hashlib.sha256(DUMP).hexdigest()} seconds=3"
 URL = "DATABASE_URL=postgres://web:hush-hush@srv-captain--db/web"
 
 
@@ -34,15 +39,20 @@ class Database(World):
     def behave(self, spec: Spec) -> Run:
         """What a job of the database's client does."""
         action = spec["Labels"][KIND_LABEL].removeprefix("backup-")
-        effects: dict[str, Callable[[], None]] = {"dump": self.save, "restore": self.bring_back}
-        output = {"dump": "capmig: id=x bytes=1500000 seconds=3", "restore": "capmig: method=swap"}.get(action, "")
+        env = dict(line.split("=", 1) for line in spec["TaskTemplate"]["ContainerSpec"]["Env"])
+        effects: dict[str, Callable[[], None]] = {
+            "dump": partial(self.save, env["CAPMIG_ID"]),
+            "restore": self.bring_back,
+        }
+        output = {"dump": TOLD, "restore": "capmig: method=swap"}.get(action, "")
         run = self.jobs_do.get(action) or Run(duration=2.0, output=((1.0, output),))
         ends = effects.get(action, lambda: None)
         at = [(run.duration, ends)] if run.duration and run.exit_code == 0 else []
         return replace(run, effects=[(0.0, lambda: self.did.append(action)), *at])
 
-    def save(self) -> None:
+    def save(self, name: str) -> None:
         self.saved = self.schema
+        self.swarm.direct.files[VOLUME, name] = DUMP
 
     def bring_back(self) -> None:
         if self.saved is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from capmig.errors import Conflict, EngineRefused, Exists
-from capmig.ports import Config, Credentials, Engine, LogLine, Node, Service, Spec, Task
+from capmig.ports import Config, Credentials, Engine, LogLine, Node, RemoteFile, Service, Spec, Task
 from tests.fakes.agent import Run
 from tests.fakes.clock import FakeClock
 from tests.fakes.orchestrator import FakeService, ImageBehaviour, Orchestrator, copy_of
@@ -19,6 +20,7 @@ R = TypeVar("R")
 Hook = Callable[[str, tuple[Any, ...]], None]
 
 STOP_LIMIT = 12.0
+PIECE = 64 * 1024
 
 
 def fake_node(
@@ -74,6 +76,7 @@ class DirectSwarm:
         self._clock = clock
         self._world = world
         self._configs: dict[str, Config] = {}
+        self.files: dict[tuple[str, str], bytes] = {}  # of the connected node, by volume and path
         self.connected_node = next(iter(world.nodes))
         self.created_with: list[tuple[str, Credentials | None]] = []  # services' names and their credentials
 
@@ -150,6 +153,15 @@ class DirectSwarm:
         longest = max((self._world.agents.terminate(task, grace) for task in here), default=0.0)
         self._clock.sleep(min(longest, STOP_LIMIT))
         return len(here)
+
+    @contextmanager
+    def file_of_volume(self, volume: str, path: str, *, image: str, name: str) -> Iterator[RemoteFile]:
+        if image not in self._world.images:
+            raise EngineRefused(f"No such image: {image}", status=404)
+        content = self.files.get((volume, path))
+        if content is None:
+            raise EngineRefused(f"Could not find the file {path} in container {name}", status=404)
+        yield RemoteFile(size=len(content), pieces=(content[at : at + PIECE] for at in range(0, len(content), PIECE)))
 
     def config(self, name: str) -> Config | None:
         return self._configs.get(name)
@@ -267,6 +279,17 @@ class FakeSwarm:
 
     def stop_containers(self, service: Service, grace: float) -> int:
         return self._call(self.direct.stop_containers, service, grace)
+
+    @contextmanager
+    def file_of_volume(self, volume: str, path: str, *, image: str, name: str) -> Iterator[RemoteFile]:
+        """As any call; the hooks also hear of each piece that comes, as `piece`."""
+        self.before_call("file_of_volume", (volume, path, image, name))
+
+        def piece(content: bytes) -> bytes:
+            return content
+
+        with self.direct.file_of_volume(volume, path, image=image, name=name) as file:
+            yield RemoteFile(size=file.size, pieces=(self._call(piece, each) for each in file.pieces))
 
     def config(self, name: str) -> Config | None:
         return self._call(self.direct.config, name)

@@ -169,6 +169,11 @@ class Step:
         """All that the runner mounts into the container, but for its Docker socket."""
         return self._folder
 
+    @property
+    def workspace(self) -> Path:
+        """The job's workspace, as the next steps see it."""
+        return self._folder / "workspace"
+
     def container_runs(self) -> bool:
         """Whether the container of the last start runs, even if its client was killed."""
         state = run("docker", "inspect", "--format={{.State.Running}}", self.container, check=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from capmig.errors import Refused
-from capmig.inputs import Backup, Engine, Inputs, parse
+from capmig.inputs import Backup, Download, Engine, Inputs, parse
 
 GIVEN = {
     "server": "https://captain.example.com",
@@ -17,14 +19,16 @@ GIVEN = {
 }
 
 
-def inputs(**more: str) -> Inputs:
+def inputs(workspace: Path | str = "", **more: str) -> Inputs:
     given = GIVEN | {name.replace("_", "-"): value for name, value in more.items()}
-    return parse({f"INPUT_{name.upper()}": value for name, value in given.items()})
+    return parse(
+        {f"INPUT_{name.upper()}": value for name, value in given.items()} | {"GITHUB_WORKSPACE": str(workspace)}
+    )
 
 
-def problems(**more: str) -> list[str]:
+def problems(workspace: Path | str = "", **more: str) -> list[str]:
     with pytest.raises(Refused) as caught:
-        inputs(**more)
+        inputs(workspace, **more)
     return list(caught.value.problems)
 
 
@@ -75,3 +79,40 @@ def test_mode_restore__needs_a_name() -> None:
     assert problems(mode="restore") == ["backup-id: is required"]
     for wrong in ("../x", "shop/../20260102T030405Z-x", "/etc/passwd", f"{name}/x", name.replace("shop-", "$x")):
         assert "is no backup such as" in problems(mode="restore", backup_id=wrong)[0]
+
+
+def test_download__what_is_given(tmp_path: Path) -> None:
+    """A path relative to the workspace, or an absolute one within it."""
+    for text in ("backups/shop.dump", "./backups//shop.dump", f"{tmp_path}/backups/shop.dump"):
+        given = inputs(backup="auto", backup_download=text, workspace=tmp_path)
+        assert given.download == Download(path=tmp_path / "backups/shop.dump", workspace=tmp_path)
+        assert given.download.shown == "backups/shop.dump"
+
+
+def test_download__must_stay_within_the_workspace(tmp_path: Path) -> None:
+    """Nothing else of the runner can be overwritten: neither by name nor by a link that the repository holds."""
+    (tmp_path / "out").symlink_to("/etc")
+    (tmp_path / "folder").mkdir()
+    wrong = {
+        "/etc/shop.dump": "is not within the workspace",
+        "../shop.dump": "is not within the workspace",
+        "a/../../shop.dump": "is not within the workspace",
+        f"{tmp_path}x/shop.dump": "is not within the workspace",
+        "a\tb": "is not within the workspace",
+        "out/shop.dump": "leads out of the workspace by a link",
+        "folder": "is a folder",
+        "backups/": "is a folder",
+        ".": "is a folder",
+    }
+    for text, words in wrong.items():
+        (problem,) = problems(backup="auto", backup_download=text, workspace=tmp_path)
+        assert problem.startswith("backup-download: ")
+        assert words in problem
+
+
+def test_download__needs_a_backup_and_a_workspace(tmp_path: Path) -> None:
+    """Without a backup there is nothing to copy; by hand a workspace has to be named."""
+    assert problems(backup_download="x", workspace=tmp_path) == ["backup-download: has no use without backup"]
+    assert "GITHUB_WORKSPACE" in problems(backup="auto", backup_download="x")[0]
+    assert inputs(mode="backup", backup_download="x", workspace=tmp_path).download is not None
+    assert inputs(mode="list-backups", backup_download="x", workspace=tmp_path).download is None

@@ -127,12 +127,16 @@ def test_readme__modes() -> None:
 
 def test_readme__examples() -> None:
     """The workflows to copy are accepted as they stand."""
-    deploy, mend = (
-        parse({f"INPUT_{name.upper()}": value for name, value in each.items()} | {"INPUT_MODE": mode})
-        for each, mode in zip(examples(), ("deploy", "recover"), strict=True)
+    deploy, back_up, mend = (
+        parse(
+            {f"INPUT_{name.upper()}": value for name, value in each.items()}
+            | {"INPUT_MODE": mode, "GITHUB_WORKSPACE": "/github/workspace"}
+        )
+        for each, mode in zip(examples(), ("deploy", "backup", "recover"), strict=True)
     )
     assert deploy.migration is not None
     assert deploy.migration.command == ("--migrate-database",)
+    assert back_up.download is not None
     assert mend.mode is Mode.RECOVER
 
 

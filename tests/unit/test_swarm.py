@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socketserver
+import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.fakes.clock import FakeClock
 Reply = bytes | None
 SERVICE = Service(id="abc", name="web", version=7, spec={"Name": "web", "Mode": {"Replicated": {"Replicas": 1}}})
 CONFIG = Config(id="c1", name="journal", version=3, labels={})
+INFO = {"SystemTime": "2026-11-28T08:00:00Z"}
 OUT_OF_SEQUENCE = "rpc error: code = Unknown desc = update out of sequence"
 
 
@@ -407,3 +409,46 @@ def test_stop_containers__errors_are_no_concern(folder: Path) -> None:
     assert {path for _, path, *_ in server.requests[1:]} == {
         f"/v1.41/containers/{id}/stop?t=10" for id in ("one", "two")
     }
+
+
+def archive(size: int, content: bytes) -> bytes:
+    """The beginning of a tar file with one file of this size."""
+    info = tarfile.TarInfo("x")
+    info.size = size
+    return info.tobuf() + content
+
+
+@pytest.mark.parametrize("sent", [archive(1000, b"x" * 500), archive(1000, b"")[:100], b""])
+def test_file_of_volume__breaks_off(folder: Path, sent: bytes) -> None:
+    """A stream that ends too soon is a lost link; the container is removed all the same."""
+    replies = [
+        answer(200, []),
+        refusal(404, "No such container"),
+        answer(201, {}),
+        answer(200, sent, length=4096),
+        answer(204, b""),
+    ]
+    with serving(folder / "s", answer(200, INFO), *replies) as server, swarm_at(folder / "s") as swarm:
+        with (
+            pytest.raises(LinkLost, match="broke off"),
+            swarm.file_of_volume("volume", "app/x", image="i", name="n") as file,
+        ):
+            list(file.pieces)
+        assert [f"{method} {path}" for method, path, _, _ in server.requests][-2:] == [
+            "GET /v1.41/containers/n/archive?path=%2Fbackups%2Fapp%2Fx",
+            "DELETE /v1.41/containers/n?force=true",
+        ]
+        assert server.requests[-2][2]["accept-encoding"] == "identity"
+
+
+def test_file_of_volume__removes_what_a_dead_run_left(folder: Path) -> None:
+    """The container of a download whose process was killed goes a day later: no download takes longer."""
+    now = 1795852800  # 2026-11-28T08:00:00Z
+    left = [{"Id": "old", "Created": now - 86401}, {"Id": "young", "Created": now - 86399}]
+    replies = [answer(200, left), answer(204, b""), refusal(404, "-"), refusal(409, "-"), answer(204, b"")]
+    with serving(folder / "s", answer(200, INFO), *replies) as server, swarm_at(folder / "s") as swarm:
+        with suppress(EngineRefused), swarm.file_of_volume("volume", "app/x", image="i", name="n"):
+            pass
+        removed = [path for method, path, _, _ in server.requests if method == "DELETE"]
+        assert removed[0] == "/v1.41/containers/old?force=true"
+        assert not any("young" in path for path in removed)

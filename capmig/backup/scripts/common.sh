@@ -9,6 +9,7 @@ began=$(date +%s)
 work=$(mktemp -d)
 child=
 ticker=
+summing=
 
 say() { printf '%s\n' "$*"; }
 tell() { say "capmig: $*"; }
@@ -61,12 +62,17 @@ room() {
     [ "$(free)" -gt $(($1 / 4)) ] || fail "too little space for a backup: $(free) bytes are free on this node, and the database takes $1"
 }
 
+# Begins to sum up the file $1, while something else reads it.
+sum() { sha256sum "$1" > "$work/sum" & summing=$!; }
+
 # Takes the finished file $1 as the backup.
 keep() {
+    [ -n "$summing" ] || sum "$1"
+    wait "$summing" || fail "the backup cannot be summed up"
     flush "$1"
     mv "$1" "$file"
     flush "${file%/*}"
-    tell "id=$CAPMIG_ID bytes=$(bytes "$file") seconds=$(seconds)"
+    tell "id=$CAPMIG_ID bytes=$(bytes "$file") sha256=$(cut -d ' ' -f 1 "$work/sum") seconds=$(seconds)"
 }
 
 found() { [ -f "$file" ] || fail "this node has no backup $CAPMIG_ID"; }

@@ -9,7 +9,7 @@ find_client() {
     client=mysql dumper=mysqldump
     ! command -v mariadb > /dev/null || client=mariadb
     ! command -v mariadb-dump > /dev/null || dumper=mariadb-dump
-    need "$client" "$dumper" gzip
+    need "$client" "$dumper" gzip sha256sum
     version=$("$client" --version)
     case $version in *MariaDB*) kind=MariaDB ;; *) kind=MySQL ;; esac
     case $kind-${CAPMIG_SSLMODE:-} in
@@ -93,6 +93,7 @@ dump() {
     mkdir -p "${file%/*}"
     rm -f "${file%/*}"/*.part
     dump_to "$file.part" || { rm -f "$file.part"; fail "the dump failed: $(words "$work/errors")"; }
+    sum "$file.part"
     whole "$file.part" 2> "$work/errors" || { rm -f "$file.part"; fail "the dump cannot be read back: $(words "$work/errors")"; }
     keep "$file.part"
 }

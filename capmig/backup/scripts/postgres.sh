@@ -25,7 +25,7 @@ can_swap() {
 }
 
 check() {
-    need psql pg_dump pg_restore
+    need psql pg_dump pg_restore sha256sum
     version=$(sql -c 'SHOW server_version_num' 2>&1) || fail "the database cannot be reached with the app's login: $version"
     client=$(pg_dump --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
     [ "$client" -ge $((version / 10000)) ] ||
@@ -74,6 +74,7 @@ dump() {
     mkdir -p "${file%/*}"
     rm -f "${file%/*}"/*.part
     dump_to "$file.part" || { rm -f "$file.part"; fail "pg_dump failed: $(words "$work/errors")"; }
+    sum "$file.part"
     # Reading all of it is what shows that it can be read.
     run pg_restore --file=/dev/null "$file.part" 2> "$work/errors" ||
         { rm -f "$file.part"; fail "the dump cannot be read back: $(words "$work/errors")"; }

@@ -2,7 +2,7 @@
 database=$CAPMIG_DATABASE
 
 check() {
-    need sqlite3 gzip
+    need sqlite3 gzip sha256sum
     [ -f "$database" ] || fail "there is no file $database in the app's volumes"
     sqlite3 -readonly "$database" 'SELECT count(*) FROM sqlite_master' > /dev/null 2> "$work/errors" || fail "$database cannot be read: $(words "$work/errors")"
     room "$(bytes "$database")"
