@@ -11,6 +11,7 @@ from tests.e2e.conftest import MakeStep
 from tests.e2e.world import Before, assert_back, assert_deployed, told
 from tests.sandbox.app import DemoApp
 from tests.sandbox.runner import Step
+from tests.sandbox.sandbox import Sandbox
 
 # One of each kind of thing, beside what the demo app has itself.
 MORE = """
@@ -132,18 +133,19 @@ def test_by_hand__backup_list_restore(app: DemoApp, step: Step) -> None:
 
 
 @pytest.mark.parametrize("key", ["forwarding_key", "dial_key"])
-def test_backup__is_downloaded(app: DemoApp, step: Step, key: str) -> None:
+@pytest.mark.sandbox_only("it logs in with the sandbox's restricted keys, and looks into its volume")
+def test_backup__is_downloaded(app: DemoApp, sandbox: Sandbox, step: Step, key: str) -> None:
     """The workspace gets a file that PostgreSQL's own programs read, whichever way Docker is reached."""
     os.chown(step.workspace, 1234, 5678)
     made = step.run(
-        app.inputs("v1", mode="backup", backup_download="backups/shop.dump", ssh_key=getattr(app.sandbox.ssh, key))
+        app.inputs("v1", mode="backup", backup_download="backups/shop.dump", ssh_key=getattr(sandbox.ssh, key))
     )
     assert made.exit_code == 0, told(made)
     assert made.outputs["backup-file"] == "backups/shop.dump"
     file = step.workspace / made.outputs["backup-file"]
     assert file.stat().st_size == int(made.outputs["backup-bytes"])
     assert (file.stat().st_mode & 0o777, file.stat().st_uid) == (0o600, 1234)
-    manager = app.sandbox.nodes[0]
+    manager = sandbox.nodes[0]
     there = manager.execute("sha256sum", f"/var/lib/docker/volumes/capmig-backups/_data/{made.outputs['backup-id']}")
     assert hashlib.sha256(file.read_bytes()).hexdigest() == there.split()[0]
     assert manager.execute("docker", "ps", "--all", "--quiet", "--filter=label=capmig.kind=download") == ""
