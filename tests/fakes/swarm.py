@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from capmig.errors import Conflict, EngineRefused, Exists
@@ -280,15 +280,16 @@ class FakeSwarm:
     def stop_containers(self, service: Service, grace: float) -> int:
         return self._call(self.direct.stop_containers, service, grace)
 
-    @contextmanager
-    def file_of_volume(self, volume: str, path: str, *, image: str, name: str) -> Iterator[RemoteFile]:
+    def file_of_volume(self, volume: str, path: str, *, image: str, name: str) -> AbstractContextManager[RemoteFile]:
         """As any call; the hooks also hear of each piece that comes, as `piece`."""
-        self.before_call("file_of_volume", (volume, path, image, name))
+        return self._heard(self._call(self.direct.file_of_volume, volume, path, image=image, name=name))
 
+    @contextmanager
+    def _heard(self, opened: AbstractContextManager[RemoteFile]) -> Iterator[RemoteFile]:
         def piece(content: bytes) -> bytes:
             return content
 
-        with self.direct.file_of_volume(volume, path, image=image, name=name) as file:
+        with opened as file:
             yield RemoteFile(size=file.size, pieces=(self._call(piece, each) for each in file.pieces))
 
     def config(self, name: str) -> Config | None:

@@ -23,6 +23,8 @@ ARGUMENTS: dict[str, Any] = {
     "grace": 1.0,
     "labels": {"a": "b"},
     "config": Config(id="config", name="journal", version=1, labels={}),
+    "volume": "volume",
+    "path": "path",
 }
 
 
@@ -67,7 +69,7 @@ def test_fake_swarm__hooks_see_every_call(name: str) -> None:
     arguments = ARGUMENTS | {"service": web(swarm)}
     parameters = [p for p in inspect.signature(getattr(swarm, name)).parameters.values() if p.default is p.empty]
     with pytest.raises(LinkLost):
-        getattr(swarm, name)(*(arguments[parameter.name] for parameter in parameters))
+        getattr(swarm, name)(**{parameter.name: arguments[parameter.name] for parameter in parameters})
     assert seen == [name]
 
 

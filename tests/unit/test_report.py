@@ -72,6 +72,7 @@ def test_outputs__success() -> None:
         "backup-id": "",
         "backup-bytes": "",
         "backup-seconds": "",
+        "backup-file": "",
         "restored": "false",
         "summary": "web: deployed ghcr.io/acme/web:2; schema migrated; down for 5.1 s",
     }
