@@ -61,7 +61,9 @@ class Entry:
     drained_version: int = 0  # of the service once it was proven stopped: as long as it is that, no task has run since
     backup_engine: str = ""
     backup_source: str = ""  # the app's variable that names the database: the login itself is only there
-    backup_target: str = ""  # the database it named, without the password
+    backup_target: str = ""  # the database it named, without the password, or the volumes
+    backup_command: str = ""  # the user's own, shell-quoted
+    restore_command: str = ""
     backup_image: str = ""
     backup_node: str = ""
     backup_timeout: float = 0.0

@@ -40,6 +40,8 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "backup": "none",
         "backup-source": "",
         "backup-image": "",
+        "backup-command": "",
+        "restore-command": "",
         "backup-timeout": "30m",
         "backup-keep": "5",
         "backup-download": "",

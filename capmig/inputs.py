@@ -67,12 +67,15 @@ class Engine(StrEnum):
     MYSQL = "mysql"
     MARIADB = "mariadb"
     SQLITE = "sqlite"
+    VOLUMES = "volumes"
+    COMMAND = "command"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backup:
     """What is backed up before the migration. `source`: the app's variable that names the database, or empty;
-    `image`: that of the database's client, or empty; `timeout` in seconds; `keep`: how many backups stay."""
+    `image`: that of the database's client, or empty; `timeout` in seconds; `keep`: how many backups stay;
+    `command` and `restore_command`: the user's own, both or neither."""
 
     engine: Engine
     source: str
@@ -80,6 +83,13 @@ class Backup:
     timeout: float
     keep: int
     restore: bool
+    command: tuple[str, ...] = ()
+    restore_command: tuple[str, ...] = ()
+
+    @property
+    def commands(self) -> tuple[tuple[str, ...], ...]:
+        """To back up and to restore; none if the user gave none."""
+        return (self.command, self.restore_command) if self.command else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +281,7 @@ def _backup(given: Given, mode: Mode) -> Backup | None:
     if mode in (Mode.RECOVER, Mode.UNLOCK):
         return None
     engine = given.choice("backup", Engine, Engine.NONE)
+    command, restore_command = _commands(given, engine)
     backup = Backup(
         engine=Engine.AUTO if engine is Engine.NONE else engine,
         source=given.read("backup-source", syntax.word, ""),
@@ -278,6 +289,8 @@ def _backup(given: Given, mode: Mode) -> Backup | None:
         timeout=given.seconds("backup-timeout", low="1s", high="24h"),
         keep=given.read("backup-keep", lambda text: syntax.number(text, low=1, high=1000), 1),
         restore=given.read("restore-on-failure", syntax.yes_or_no, True),
+        command=command,
+        restore_command=restore_command,
     )
     if mode is not Mode.DEPLOY:
         return backup
@@ -299,6 +312,22 @@ def _download(given: Given, mode: Mode, workspace: str) -> Download | None:
         return None
     path = given.read("backup-download", lambda text: syntax.path_within(text, Path(workspace)), Path())
     return Download(path=path, workspace=Path(workspace))
+
+
+def _commands(given: Given, engine: Engine) -> list[tuple[str, ...]]:
+    """backup-command and restore-command: both with `backup: command`, and neither without."""
+    found = []
+    for name, what in (("backup-command", "writes the backup to its standard output"), ("restore-command", "reads it")):
+        no_words: tuple[str, ...] = ()
+        words = given.read(name, syntax.command, no_words)
+        if engine is Engine.COMMAND and not given.text(name):
+            given.problem(name, f"is required with backup: command; it {what}")
+        elif engine is not Engine.COMMAND and given.text(name):
+            given.problem(name, "goes with backup: command")
+        elif words and not words[0]:
+            given.problem(name, "begins with an empty word, which names no program")
+        found.append(words)
+    return found
 
 
 def _probe(given: Given) -> Probe | None:

@@ -172,7 +172,7 @@ def _mask_of_app(log: Reporter, planned: Plan, credentials: Credentials | None) 
     for secret in secrets_in_env(planned.service.env):
         log.mask(secret)
     if planned.tool is not None:
-        log.mask(planned.tool.connection.password)
+        log.mask(planned.tool.subject.password)
     if credentials is not None:
         log.mask(credentials.password)
 

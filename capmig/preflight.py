@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from capmig import plan
-from capmig.backup.connection import find
-from capmig.backup.tool import Tool, check_in_volume, check_reachable, node_of, service_names
+from capmig.backup.subject import Subject, node_of, service_names, subject_of
+from capmig.backup.tool import Tool
 from capmig.caprover import CapRoverClient
 from capmig.errors import CapmigError, EngineRefused, LinkLost, Refused
 from capmig.inputs import Backup, Inputs
@@ -79,24 +79,27 @@ def look(swarm: Swarm, inputs: Inputs) -> Plan:
 
 
 def find_tool(swarm: Swarm, backup: Backup, service: Service) -> Tool:
-    """What backs the app's database up: the client of its own server's image, if that is a service of the swarm."""
-    found = find(service.env, engine=backup.engine, source=backup.source)
-    if found.connection.engine == "sqlite":
-        check_in_volume(found.source, found.connection, service)
-        node = node_of(service, swarm.nodes())
-        if not backup.image:
-            raise Refused(["backup-image: is required for SQLite: an image that has sqlite3, sh and gzip."])
-        return Tool(source=found.source, connection=found.connection, image=backup.image, node=node)
-    check_reachable(found.source, found.connection)
-    host = found.connection.host.split(",")[0]
-    own = (swarm.service(name) for name in service_names(host))
-    image = backup.image or next((server.image for server in own if server is not None), "")
+    """What backs the app's data up, where, and with which image."""
+    subject = subject_of(service, engine=backup.engine, source=backup.source, commands=backup.commands)
+    node = node_of(service, swarm.nodes()) if subject.mounts else swarm.engine().node_id
+    return Tool(subject=subject, image=backup.image or _image(swarm, subject, service), node=node)
+
+
+def _image(swarm: Swarm, subject: Subject, service: Service) -> str:
+    """The app's own image, which is on its node; or that of the database's server, if that is a service here."""
+    if subject.engine in ("volumes", "command"):
+        return service.image
+    if subject.engine == "sqlite":
+        raise Refused(["backup-image: is required for SQLite: an image that has sqlite3, sh and gzip."])
+    host = subject.host.split(",")[0]
+    servers = (swarm.service(name) for name in service_names(host))
+    image = next((server.image for server in servers if server is not None), "")
     if not image:
-        what = f"the image of the database's server, such as {EXAMPLES[found.connection.engine]}"
+        what = f"the image of the database's server, such as {EXAMPLES[subject.engine]}"
         raise Refused(
-            [f"backup-image: is required: {what}, since {host} (in {found.source}) is no service of the swarm."]
+            [f"backup-image: is required: {what}, since {host} (in {subject.source}) is no service of the swarm."]
         )
-    return Tool(source=found.source, connection=found.connection, image=image, node=swarm.engine().node_id)
+    return image
 
 
 def check_images(swarm: Swarm, inputs: Inputs, credentials: Credentials | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from capmig import stages
 from capmig.backup import stages as backups
-from capmig.backup.tool import Tool
+from capmig.backup.tool import ENDINGS, Tool
 from capmig.entry import Phase
 from capmig.errors import DeployFailed
 from capmig.hand import Hand
@@ -17,7 +17,7 @@ from capmig.recover import Ending, recover
 def back_up(hand: Hand, plan: Plan) -> Ending:
     """Make a backup while the app runs on, and remove the oldest."""
     tool = _tool(hand, plan)
-    hand.timeline.step("Back the database up")
+    hand.timeline.step(f"Back {tool.subject.what} up")
     backups.dump(hand, plan.service, tool)
     backups.tidy(hand, plan)
     return replace(recover(hand), result="backed-up")
@@ -43,6 +43,11 @@ def restore(hand: Hand, plan: Plan) -> Ending:
         raise DeployFailed(
             f"{hand.app} has no backup {wanted} on the node that capmig is connected to.",
             todo=f"It has: {', '.join(found) or 'none'}. Give one of these as backup-id.",
+        )
+    engine = tool.subject.engine
+    if not wanted.endswith(f".{ENDINGS[engine]}"):
+        raise DeployFailed(
+            f"{wanted} was not made with backup: {engine}.", todo="Give the input backup that it was made with."
         )
     stages.drain(hand)
     backups.back_up(hand, plan.service, tool)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 from capmig import jobs, rollout
-from capmig.backup.connection import find
+from capmig.backup.subject import subject_of
 from capmig.backup.tool import VOLUME, Told, Tool, backup_id, job_spec, registry_of
 from capmig.entry import Entry, Phase
 from capmig.errors import CapmigError, DeployFailed, EngineRefused, NeedsPerson, Refused, TimedOut
@@ -27,13 +28,16 @@ def check(hand: Hand, plan: Plan) -> Tool | None:
     """
     if plan.tool is None or plan.inputs.backup is None:
         return None
-    hand.timeline.step("Check that the database can be backed up")
+    subject = plan.tool.subject
+    hand.timeline.step(f"Check that {subject.what} can be backed up")
     name = f"{hand.job_name}-check"
     tool = replace(plan.tool, image=_pinned(hand, plan.tool.image))
     hand.journal.write(
-        backup_engine=tool.connection.engine,
-        backup_source=tool.source,
-        backup_target=tool.connection.target,
+        backup_engine=subject.engine,
+        backup_source=subject.source,
+        backup_target=subject.target,
+        backup_command=shlex.join(plan.inputs.backup.command),
+        restore_command=shlex.join(plan.inputs.backup.restore_command),
         backup_image=tool.image,
         backup_node=tool.node,
         backup_timeout=plan.inputs.backup.timeout,
@@ -42,8 +46,8 @@ def check(hand: Hand, plan: Plan) -> Tool | None:
     told, ended = _run(hand, plan.service, tool, name=name, action="check", timeout=CHECK_TIMEOUT)
     if not ended.succeeded:
         raise DeployFailed(
-            f"The database cannot be backed up: {_why(told, ended)}",
-            todo="Mend what is said above, name another database with backup-source or another client with "
+            f"{_capital(subject.what)} cannot be backed up: {_why(told, ended)}",
+            todo="Mend what is said above, name another database with backup-source or another image with "
             "backup-image, or deploy without a backup (backup: none).",
         )
     jobs.stop(hand, name)
@@ -64,7 +68,7 @@ def back_up(hand: Hand, service: Service, tool: Tool) -> None:
     """Back the stopped app's database up, and see that the backup can be read. DeployFailed otherwise."""
     hand.watch.heed()
     entry = hand.journal.entry
-    hand.timeline.step("Back the database up")
+    hand.timeline.step(f"Back {tool.subject.what} up")
     with Guard(hand, entry.service) as guard:
         guard.settle()
         version = rollout.service_of(hand, entry.service).version
@@ -78,7 +82,7 @@ def dump(hand: Hand, service: Service, tool: Tool) -> None:
     entry = hand.journal.entry
     name = f"{hand.job_name}-backup"
     now = hand.journal.manager_time()
-    made = backup_id(hand.app, entry.previous_image, tool.connection.engine, now)
+    made = backup_id(hand.app, entry.previous_image, tool.subject.engine, now)
     hand.journal.write(job=name, job_id="", job_deadline=now + entry.backup_timeout)
     try:
         told, ended = _run(
@@ -126,9 +130,10 @@ def restore(hand: Hand) -> None:
     Nothing is restored if the app was started since that was decided, and before any restore had begun.
     """
     entry = hand.journal.entry
-    hand.timeline.step("Restore the database")
     service = rollout.service_of(hand, entry.service)
     tool = tool_of(entry, service)
+    what = tool.subject.what
+    hand.timeline.step(f"Restore {what}")
     why = ""
     with Guard(hand, entry.service) as guard:
         try:
@@ -165,37 +170,44 @@ def restore(hand: Hand) -> None:
                     "in-place": "in place, in one transaction",
                     "recreate": "dropped, and made anew",
                     "rename": "its file took the other one's place",
+                    "unpack": "emptied, and filled again",
+                    "command": "by restore-command",
                 }
-                hand.log.info(f"The database is restored ({how.get(told.values.get('method', ''), 'done')}).")
+                hand.log.info(f"{_capital(what)}: restored ({how.get(told.values.get('method', ''), 'done')}).")
                 state = "restored" if entry.by_hand or entry.schema_was == "unchanged" else entry.schema_was
                 hand.journal.write(job="", job_id="", restored=True, schema=state)
                 return
             why = _why(told, ended)
             hand.log.warning(f"The restore failed: {why}")
     raise NeedsPerson(
-        f"The database could not be restored: {why}",
+        f"{_capital(what)} could not be restored: {why}",
         state=f"{entry.service} is stopped, and what the migration did is still there. {where(entry)}",
         todo="Mend what is said above and run mode: recover, which restores again.",
     )
 
 
 def tool_of(entry: Entry, service: Service) -> Tool:
-    """The tool that made the backup, from the journal and the app's environment. NeedsPerson if that has changed."""
+    """The tool that made the backup, from the journal and the app's service. NeedsPerson if that has changed."""
+    commands = tuple(tuple(shlex.split(text)) for text in (entry.backup_command, entry.restore_command) if text)
     try:
-        found = find(service.env, engine=entry.backup_engine, source=entry.backup_source)
+        subject = subject_of(service, engine=entry.backup_engine, source=entry.backup_source, commands=commands)
     except Refused as error:
         raise _changed(entry, error.what) from error
-    if found.connection.target != entry.backup_target:
-        raise _changed(entry, f"{entry.backup_source} named another database then")
-    return Tool(source=found.source, connection=found.connection, image=entry.backup_image, node=entry.backup_node)
+    if subject.target != entry.backup_target:
+        raise _changed(entry, f"{subject.source} named another database then" if subject.source else subject.target)
+    return Tool(subject=subject, image=entry.backup_image, node=entry.backup_node)
 
 
 def _changed(entry: Entry, why: str) -> NeedsPerson:
     return NeedsPerson(
-        f"The app's environment was changed since the backup, so it cannot be restored by itself: {why}",
+        f"The app was changed since the backup, so it cannot be restored by itself: {why}",
         state=f"{entry.service} is stopped. {where(entry)}",
-        todo=f"Set {entry.backup_source} back to {entry.backup_target}, and run mode: recover.",
+        todo=f"Set {entry.backup_source or 'the volumes'} back to {entry.backup_target}, and run mode: recover.",
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def where(entry: Entry) -> str:

@@ -8,35 +8,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from capmig.backup.connection import Connection
-from capmig.errors import Refused
+from capmig.backup.subject import Subject
 from capmig.jobs import APP_LABEL, KIND_LABEL, NO_HEALTHCHECK
-from capmig.ports import Node, Service, Spec
+from capmig.ports import Service, Spec
 
 VOLUME = "capmig-backups"
 FOLDER = "/backups"
 SCRIPTS = Path(__file__).parent / "scripts"
-# Connection.options under the names that libpq reads from the environment.
-LIBPQ_OPTIONS = {
-    "sslmode": "PGSSLMODE",
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-    "target_session_attrs": "PGTARGETSESSIONATTRS",
-    "channel_binding": "PGCHANNELBINDING",
-    "options": "PGOPTIONS",
+ENDINGS = {
+    "postgres": "dump",
+    "mysql": "sql.gz",
+    "mariadb": "sql.gz",
+    "sqlite": "sqlite.gz",
+    "volumes": "tar.gz",
+    "command": "data.gz",
 }
-ENDINGS = {"postgres": "dump", "mysql": "sql.gz", "mariadb": "sql.gz", "sqlite": "sqlite.gz"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """What backs a database up: its client's image, on the node whose volume holds the backups."""
+    """What backs the subject up: an image that has what it takes, on the node whose volume holds the backups."""
 
-    source: str  # the variable that names the database
-    connection: Connection
+    subject: Subject
     image: str
     node: str  # ID
 
@@ -67,10 +61,23 @@ class Told:
         return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else 0.0
 
 
-def program(engine: str) -> str:
-    """The shell program for an engine; its first argument is check, dump, restore, list or prune."""
+def program(engine: str, commands: Sequence[Sequence[str]] = ()) -> str:
+    """The shell program for an engine; its first argument is check, dump, restore, list or prune.
+
+    `commands`: the user's, to back up and to restore; they become functions, with every word quoted.
+    """
     name = "mysql" if engine == "mariadb" else engine
-    return "\n".join((SCRIPTS / f"{part}.sh").read_text(encoding="utf-8") for part in ("common", name))
+    common, script = ((SCRIPTS / f"{part}.sh").read_text(encoding="utf-8") for part in ("common", name))
+    functions = [
+        # `exec`, so that neither a function of the script's nor a word of the shell's stands in its place.
+        f"{function}() {{ ( umask 022; exec {' '.join(map(_quoted, words))} ); }}\n{function}_is={_quoted(words[0])}\n"
+        for function, words in zip(("backup_command", "restore_command"), commands, strict=False)
+    ]
+    return "\n".join([common, *functions, script])
+
+
+def _quoted(word: str) -> str:
+    return "'" + word.replace("'", "'\\''") + "'"
 
 
 def backup_id(app: str, image: str, engine: str, now: float) -> str:
@@ -83,20 +90,6 @@ def registry_of(image: str) -> str:
     """The registry's host in an image's name, with its port; empty for Docker Hub."""
     first, slash, _ = image.partition("/")
     return first if slash and ("." in first or ":" in first or first == "localhost") else ""
-
-
-def service_names(host: str) -> list[str]:
-    """The swarm services that a database's host may be, the likeliest first."""
-    name = host.removeprefix("tasks.")
-    return [name, name.removeprefix("srv-captain--")] if name.startswith("srv-captain--") else [name]
-
-
-def check_reachable(source: str, connection: Connection) -> None:
-    """Refused when only the app's own container could reach the database."""
-    for host in connection.host.split(","):
-        if host in ("localhost", "::1") or host.startswith(("127.", "/", "@")):
-            where = f"{source} names {host}, which is within the app's own container"
-            raise Refused([f"backup-source: {where}. A backup needs a database that other containers reach too."])
 
 
 def job_spec(
@@ -113,16 +106,16 @@ def job_spec(
     """A job on the backups' node and on the app's networks. Passwords are in its environment, and only there."""
     template = service.spec["TaskTemplate"]
     own = template["ContainerSpec"]
-    env = {"CAPMIG_APP": app, "CAPMIG_ID": backup, "CAPMIG_KEEP": str(keep), "CAPMIG_ATTEMPT": attempt}
-    env |= {**client_env(tool.connection)}
+    ours = {"CAPMIG_APP": app, "CAPMIG_ID": backup, "CAPMIG_KEEP": str(keep), "CAPMIG_ATTEMPT": attempt}
+    env = {**tool.subject.env, **ours}
     container = {
         "Image": tool.image,
-        "Command": ["/bin/sh", "-c", program(tool.connection.engine), "capmig"],
+        "Command": ["/bin/sh", "-c", program(tool.subject.engine, tool.subject.commands), "capmig"],
         "Args": [action],
         "Env": [f"{key}={value}" for key, value in env.items()],
         # Images whose user is not root could not write into a new volume.
         "User": "0",
-        "Mounts": [{"Type": "volume", "Source": VOLUME, "Target": FOLDER}, *_files_of(service, tool.connection)],
+        "Mounts": [{"Type": "volume", "Source": VOLUME, "Target": FOLDER}, *_mounts(tool.subject, action)],
         "Healthcheck": NO_HEALTHCHECK,
         # Certificates may be among these.
         **{key: copy.deepcopy(own[key]) for key in ("Secrets", "Configs") if own.get(key)},
@@ -141,50 +134,8 @@ def job_spec(
     }
 
 
-def _files_of(service: Service, connection: Connection) -> list[dict[str, Any]]:
-    """Of a database that is a file: the app's mounts, among which it is."""
-    mounts = service.spec["TaskTemplate"]["ContainerSpec"].get("Mounts") or []
-    return copy.deepcopy(mounts) if connection.engine == "sqlite" else []
-
-
-def check_in_volume(source: str, connection: Connection, service: Service) -> None:
-    """Refused unless the database's file is in a volume of the app."""
-    targets = [str(mount["Target"]).rstrip("/") for mount in _files_of(service, connection)]
-    if not any(connection.database.startswith(f"{target}/") for target in targets):
-        where = f"{source} names the file {connection.database}, which is in none of the app's volumes"
-        raise Refused([f"backup-source: {where} ({', '.join(targets) or 'it has none'}). Its path must be absolute."])
-
-
-def node_of(service: Service, nodes: Sequence[Node]) -> str:
-    """The ID of the one node where the app's volumes are. Refused if it may run on several."""
-    constraints = service.spec["TaskTemplate"].get("Placement", {}).get("Constraints") or []
-    pinned = [match[1] for match in (re.fullmatch(r"node\.id\s*==\s*(\S+)", each) for each in constraints) if match]
-    found = pinned or [node.id for node in nodes]
-    if len(found) != 1:
-        raise Refused(
-            ["backup: the app may run on several nodes, so that it is not known whose volume has its database."]
-        )
-    return found[0]
-
-
-def client_env(connection: Connection) -> dict[str, str]:
-    """The connection as the engine's own client, or its script, takes it from the environment."""
-    if connection.engine == "sqlite":
-        return {"CAPMIG_DATABASE": connection.database}
-    if connection.engine in ("mysql", "mariadb"):
-        return {
-            "CAPMIG_HOST": connection.host,
-            "CAPMIG_PORT": connection.port,
-            "CAPMIG_USER": connection.user,
-            "CAPMIG_DATABASE": connection.database,
-            "CAPMIG_SSLMODE": connection.options.get("sslmode", ""),
-            "MYSQL_PWD": connection.password,
-        }
-    env = {
-        "PGHOST": connection.host,
-        "PGPORT": connection.port,
-        "PGUSER": connection.user,
-        "PGPASSWORD": connection.password,
-        "PGDATABASE": connection.database,
-    }
-    return env | {LIBPQ_OPTIONS[name]: value for name, value in connection.options.items()}
+def _mounts(subject: Subject, action: str) -> list[Spec]:
+    mounts = copy.deepcopy(list(subject.mounts))
+    if subject.engine == "volumes" and action != "restore":
+        return [mount | {"ReadOnly": True} for mount in mounts]
+    return mounts

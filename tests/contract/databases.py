@@ -77,12 +77,13 @@ class Backups:
     env: Mapping[str, str] = field(repr=False)
     path: str
     id: str = "shop/20260102T030405Z-shop-1.dump"
+    commands: tuple[tuple[str, ...], ...] = ()
 
     def start(self, action: str, **more: str) -> subprocess.Popen[str]:
         env = {"PATH": self.path, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "TMPDIR": str(self.folder.parent)}
         env |= {"CAPMIG_FOLDER": str(self.folder), "CAPMIG_ID": self.id, "CAPMIG_APP": "shop", "CAPMIG_KEEP": "2"}
         script = self.folder.with_name("script")
-        script.write_text(program(self.engine))
+        script.write_text(program(self.engine, self.commands))
         return subprocess.Popen(
             ["sh", str(script), action],
             env=env | dict(self.env) | more,

@@ -15,7 +15,14 @@ from tests.fakes.swarm import Run, app_spec
 from tests.fakes.world import APP, OLD, World
 
 SERVER = "postgres:15"
-CLIENT = f"{SERVER}@sha256:{hashlib.sha256(SERVER.encode()).hexdigest()}"
+
+
+def pinned(image: str) -> str:
+    """An image's name as the fake registry completes it."""
+    return f"{image}@sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+
+
+CLIENT = pinned(SERVER)
 # What a backup's file holds.
 DUMP = bytes(range(250)) * 6000
 TOLD = f"capmig: id=x bytes={len(DUMP)} sha256={hashlib.sha256(DUMP).hexdigest()} seconds=3"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from capmig.backup import by_hand as by_hand_acts
-from capmig.backup import connection, tool
+from capmig.backup import connection, subject, tool
 from capmig.deploy import Report, carry_out
 from capmig.entry import Entry, Phase
 from capmig.errors import CapRoverRefused, LinkLost, NeedsPerson, Refused
@@ -17,19 +16,17 @@ from capmig.hand import Hand
 from capmig.inputs import Backup, Engine, Inputs
 from capmig.jobs import KIND_LABEL
 from capmig.plan import Plan
-from capmig.ports import Credentials, Spec
+from capmig.ports import Credentials
 from capmig.preflight import look
 from capmig.recover import Ending, recover
+from tests.fakes.database import SERVER, URL, Database
 from tests.fakes.log import RecordingLog
-from tests.fakes.swarm import Run, app_spec, fake_node
-from tests.fakes.world import APP, NEW, OLD, World, inputs
+from tests.fakes.swarm import Run, fake_node
+from tests.fakes.world import APP, NEW, OLD, inputs
 
-SERVER = "postgres:15"
-CLIENT = f"{SERVER}@sha256:{hashlib.sha256(SERVER.encode()).hexdigest()}"
 ID = "web/20260102T030405Z-web-1.dump"
 # The states of tasks that were never asked to stop.
 STARTING = {"pending", "assigned", "preparing", "ready", "starting", "running"}
-URL = "DATABASE_URL=postgres://web:hush-hush@srv-captain--db/web"
 
 
 def asked(*, restore: bool = True, on_failure: str = "restore", source: str = "", image: str = "") -> Inputs:
@@ -37,34 +34,12 @@ def asked(*, restore: bool = True, on_failure: str = "restore", source: str = ""
     return inputs(backup=backup, on_failure=on_failure)
 
 
-class Database(World):
-    """A world whose database is PostgreSQL, in a service of its own; `saved` is what the backup holds."""
-
-    def __init__(self) -> None:
-        super().__init__(spec=app_spec(APP, OLD, env=[URL]))
-        self.saved: int | str | None = None
-        self.did: list[str] = []
-        self.jobs_do: dict[str, Run] = {}
-        self.swarm.images[SERVER] = Run()
-        self.swarm.images[CLIENT] = self.behave
-        self.swarm.direct.create_service(app_spec("srv-captain--db", SERVER, replicas=1))
-        self.clock.sleep(5.0)
-
-    def behave(self, spec: Spec) -> Run:
-        action = spec["Labels"][KIND_LABEL].removeprefix("backup-")
-        effects: dict[str, Callable[[], None]] = {"dump": self.save, "restore": self.bring_back}
-        output = {"dump": "capmig: id=x bytes=1500000 seconds=3", "restore": "capmig: method=swap"}.get(action, "")
-        run = self.jobs_do.get(action) or Run(duration=2.0, output=((1.0, output),))
-        ends = effects.get(action, lambda: None)
-        at = [(run.duration, ends)] if run.duration and run.exit_code == 0 else []
-        return replace(run, effects=[(0.0, lambda: self.did.append(action)), *at])
-
-    def save(self) -> None:
-        self.saved = self.schema
-
-    def bring_back(self) -> None:
-        assert self.saved is not None
-        self.schema = self.saved
+def of_env(world: Database, line: str, *, image: str) -> tool.Tool:
+    """The tool for an app whose environment is this line."""
+    spec = world.service.spec
+    spec["TaskTemplate"]["ContainerSpec"]["Env"] = [line]
+    world.swarm.direct.update_service(world.service, spec)
+    return tool.Tool(subject=subject.subject_of(world.service, engine="auto"), image=image, node="node1")
 
 
 def failing(world: Database, exit_code: int = 1) -> None:
@@ -372,7 +347,7 @@ def test_backup__of_a_database_within_the_app(host: str) -> None:
     """What only the app's own container reaches cannot be backed up by another."""
     found = connection.find([f"U=postgres://u@{host}/d"], engine="auto")
     with pytest.raises(Refused, match="within the app's own container"):
-        tool.check_reachable(found.source, found.connection)
+        subject.check_reachable(found.source, found.connection)
 
 
 def test_backup__of_sqlite() -> None:
@@ -410,14 +385,13 @@ def test_node_of__several() -> None:
     """Where the app may be on any of several nodes, nobody knows whose volume is the right one."""
     world = Database()
     with pytest.raises(Refused, match="may run on several nodes"):
-        tool.node_of(world.service, [fake_node("a"), fake_node("b")])
+        subject.node_of(world.service, [fake_node("a"), fake_node("b")])
 
 
 def test_job_spec__has_secrets_in_its_environment_only() -> None:
     """The login is in env, and the job is on its node, on the app's networks without the app's names."""
     world = Database()
-    found = connection.find([f"{URL}?sslmode=require"], engine="auto")
-    made = tool.Tool(source=found.source, connection=found.connection, image=SERVER, node="node1")
+    made = of_env(world, f"{URL}?sslmode=require", image=SERVER)
     spec = tool.job_spec(world.service, made, app=APP, name="job", action="dump", backup="web/x.dump")
     template = spec["TaskTemplate"]
     env = template["ContainerSpec"].pop("Env")
@@ -431,8 +405,7 @@ def test_job_spec__has_secrets_in_its_environment_only() -> None:
 def test_job_spec__of_mysql(engine: str) -> None:
     """The same for MySQL and MariaDB, whose backups are packed SQL."""
     world = Database()
-    found = connection.find([f"U={engine}://web:hush-hush@db/web?ssl-mode=REQUIRED"], engine="auto")
-    made = tool.Tool(source=found.source, connection=found.connection, image="mariadb:11", node="node1")
+    made = of_env(world, f"U={engine}://web:hush-hush@db/web?ssl-mode=REQUIRED", image="mariadb:11")
     container = tool.job_spec(world.service, made, app=APP, name="job", action="check")["TaskTemplate"]["ContainerSpec"]
     env = container.pop("Env")
     assert {"MYSQL_PWD=hush-hush", "CAPMIG_HOST=db", "CAPMIG_PORT=3306", "CAPMIG_SSLMODE=require"} <= set(env)

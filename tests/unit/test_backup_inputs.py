@@ -64,6 +64,29 @@ def test_backup__needs_a_migration() -> None:
     assert problems(backup_source="X") == ["backup-source: has no use without backup"]
 
 
+def test_backup__commands() -> None:
+    """Both are words as those of migrate-command are, and go with `backup: command` in every mode that needs them."""
+    both = {"backup": "command", "backup_command": "sh -c 'dump | x'", "restore_command": "- load\n- ''"}
+    for mode in ({}, {"mode": "restore", "backup_id": "shop/20260102T030405Z-x.data.gz", "image": ""}):
+        given = inputs(**both, **mode)
+        assert given.backup is not None
+        assert given.backup.commands == (("sh", "-c", "dump | x"), ("load", ""))
+
+
+def test_backup__commands_that_are_wrong() -> None:
+    """One without the other, both without their engine, and what no shell would run: all told at once."""
+    found = problems(backup="command", backup_keep="0")
+    assert [line.split(":")[0] for line in found] == ["backup-command", "restore-command", "backup-keep"]
+    assert problems(backup="command", backup_command="a | b", restore_command="x")[0].startswith(
+        "backup-command: is run"
+    )
+    found = problems(backup="postgres", backup_command="a", restore_command="b")
+    assert found == ["backup-command: goes with backup: command", "restore-command: goes with backup: command"]
+    assert problems(backup="command", backup_command="a", restore_command="''") == [
+        "restore-command: begins with an empty word, which names no program"
+    ]
+
+
 @pytest.mark.parametrize("mode", ["backup", "list-backups"])
 def test_modes__find_the_database_by_themselves(mode: str) -> None:
     """They need neither an image nor a migration."""

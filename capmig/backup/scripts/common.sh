@@ -52,7 +52,7 @@ flush() { sync "$1" 2> /dev/null || sync; }
 
 need() {
     for program in "$@"; do
-        command -v "$program" > /dev/null || fail "the image has no program $program: give the database's own image with backup-image"
+        command -v "$program" > /dev/null || fail "the image has no program $program: give one that has it as backup-image"
     done
 }
 
