@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from capmig import jobs, rollout, stages
@@ -70,23 +70,18 @@ def lock(hand: Hand, look: Callable[[], Plan]) -> Plan:
             hand.journal.write(**_facts(plan))
             return plan
         if left.phase == Phase.DOWN:
-            # Its replicas and image, and how long it has been down, stay what they were before it was stopped.
+            hand.journal.write(phase=Phase.PREPARING)  # if this look fails, the app is left as it is
             plan = look()
-            facts = {key: value for key, value in _facts(plan).items() if key not in ("replicas", "previous_image")}
-            hand.journal.write(
-                phase=Phase.PREPARING,
-                schema_was=left.schema,
-                asked=False,
-                declined=False,
-                backup_id="",
-                restored=False,
-                by_hand=False,
-                job="",
-                job_id="",
-                exit_code=None,
-                reason="",
-                **facts,
-            )
+            entry = replace(first_entry(hand, plan), schema=left.schema, schema_was=left.schema)
+            if not plan.service.replicas:
+                # Nobody has brought it up since: only the journal knows what it was before it was stopped, and when.
+                entry = replace(
+                    entry,
+                    replicas=left.replicas,
+                    previous_image=left.previous_image,
+                    stopped_at=left.stopped_at,
+                )
+            hand.journal.write(**vars(entry))
             return plan
         try:
             ending = recover(hand)

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import pytest
 
+from capmig.deploy import deploy
 from capmig.entry import Phase
 from capmig.errors import CapRoverRefused, LinkLost, NeedsPerson, TimedOut
+from capmig.plan import Plan
 from tests.fakes.log import RecordingLog
 from tests.fakes.swarm import Run, fake_node
 from tests.fakes.world import APP, NEW, OLD, World, inputs
@@ -126,6 +128,53 @@ def test_deploy__stay_down_leaves_the_app_stopped_with_a_journal() -> None:
     again = world.deploy(inputs(on_failure="stay-down"))
     assert again.ending.result == "deployed"
     assert world.running == [NEW, NEW]
+    assert world.journal is None
+
+
+def left_down(replicas: int) -> World:
+    """An app that a failed migration left down, and that a person has given so many replicas since."""
+    world = World()
+    world.new_image(migration=Run(duration=1.0, exit_code=3))
+    world.deploy(inputs(on_failure="stay-down"))
+    spec = world.service.spec
+    spec["Mode"]["Replicated"]["Replicas"] = replicas
+    world.swarm.direct.update_service(world.service, spec)
+    world.clock.sleep(30.0)
+    return world
+
+
+@pytest.mark.parametrize(("replicas", "result"), [(0, "stayed-down"), (1, "unchanged")])
+def test_deploy__that_fails_early_tells_whether_an_app_that_was_left_down_is_up(replicas: int, result: str) -> None:
+    """It may have been brought up by hand since."""
+    world = left_down(replicas)
+    report = world.deploy(inputs(image="registry/web:99"))
+    assert world.running == [OLD] * replicas
+    assert (report.ending.result, report.ending.entry.schema) == (result, "unknown")
+    assert (world.journal is None) == bool(replicas)
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_deploy__that_cannot_look_leaves_an_app_that_was_left_down_as_it_is(replicas: int) -> None:
+    """Who cannot even see whether it was brought up by hand since does not stop it."""
+    world = left_down(replicas)
+    hand = world.hand()
+
+    def look_in_vain() -> Plan:
+        raise LinkLost("gone")
+
+    deploy(hand, look_in_vain)
+    assert world.running == [OLD] * replicas
+    assert world.journal is not None
+    assert world.journal.phase is Phase.DOWN
+
+
+@pytest.mark.parametrize(("replicas", "former"), [(0, 2), (1, 1)])
+def test_deploy__that_fails_after_another_left_the_app_down(replicas: int, former: int) -> None:
+    """The app goes back to what it was before it was stopped; once somebody has brought it up by hand, to that."""
+    world = left_down(replicas)
+    report = world.deploy()
+    assert (report.ending.result, report.ending.entry.schema) == ("restored", "unknown")
+    assert world.running == [OLD] * former
     assert world.journal is None
 
 
