@@ -164,6 +164,11 @@ class Inputs:
     owner: Owner
     download: Download | None = None
 
+    @property
+    def manager_input(self) -> str:
+        """The input that names the swarm manager."""
+        return "docker-host" if isinstance(self.manager, LocalManager) else "ssh-host"
+
 
 def parse(environ: Mapping[str, str]) -> Inputs:
     """The inputs in INPUT_* variables; Refused with all problems, one line each, that begins with the input's name.

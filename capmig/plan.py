@@ -24,17 +24,17 @@ class Plan:
     tool: Tool | None = None  # what backs the database up, if that was asked for
 
 
-def check_engine(engine: Engine) -> None:
-    """Refused unless this engine is a swarm manager that knows replicated jobs."""
+def check_engine(engine: Engine, named_by: str) -> None:
+    """Refused unless this engine, which an input names, is a swarm manager that knows replicated jobs."""
     if engine.swarm != "active":
-        raise Refused(["ssh-host: the Docker engine there is in no swarm. Is it the machine that CapRover runs on?"])
+        raise Refused([f"{named_by}: the Docker engine there is in no swarm. Is it the machine that CapRover runs on?"])
     if not engine.manager:
         raise Refused(
-            ["ssh-host: this node is a worker of the swarm. Give a manager: the machine that CapRover runs on."]
+            [f"{named_by}: this node is a worker of the swarm. Give a manager: the machine that CapRover runs on."]
         )
     if tuple(int(part) for part in engine.api_version.split(".")) < OLDEST_API:
         raise Refused(
-            [f"ssh-host: the engine there speaks API {engine.api_version}; capmig needs 1.41 (Docker 20.10)."]
+            [f"{named_by}: the engine there speaks API {engine.api_version}; capmig needs 1.41 (Docker 20.10)."]
         )
 
 

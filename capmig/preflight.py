@@ -21,9 +21,13 @@ EXAMPLES = {"postgres": "postgres:16", "mysql": "mysql:8", "mariadb": "mariadb:1
 
 
 class Problems:
-    """Runs checks that do not depend on each other, and keeps what they find."""
+    """Runs checks that do not depend on each other, and keeps what they find.
 
-    def __init__(self) -> None:
+    `manager`: the input that names the swarm manager, which is at fault when that does not answer.
+    """
+
+    def __init__(self, manager: str) -> None:
+        self._manager = manager
         self.lines: list[str] = []
         self.todo: list[str] = []
 
@@ -35,7 +39,7 @@ class Problems:
             if refused.todo:
                 self.todo.append(refused.todo)
         except (LinkLost, EngineRefused) as error:
-            self.lines.append(f"ssh-host: {error.what}")
+            self.lines.append(f"{self._manager}: {error.what}")
             self.todo += [error.todo] if error.todo else []
         return None
 
@@ -53,7 +57,7 @@ def check_caprover(caprover: CapRoverClient, inputs: Inputs) -> tuple[list[str],
 
 def also_of_caprover(refused: Refused, caprover: CapRoverClient, inputs: Inputs) -> Refused:
     """What was refused already, and what is wrong with CapRover's inputs besides."""
-    problems = Problems()
+    problems = Problems(inputs.manager_input)
     problems.of(lambda: check_caprover(caprover, inputs))
     todo = [text for text in (refused.todo, *problems.todo) if text]
     return Refused([*refused.problems, *problems.lines], todo="\n".join(todo))
@@ -123,8 +127,8 @@ def check_images(swarm: Swarm, inputs: Inputs, credentials: Credentials | None) 
 
 def preflight(swarm: Swarm, caprover: CapRoverClient, inputs: Inputs, log: Log) -> tuple[Plan, Credentials | None]:
     """A plan that can work, and the credentials to pull with. Refused with every problem that was found."""
-    problems = Problems()
-    problems.of(lambda: plan.check_engine(swarm.engine()))
+    problems = Problems(inputs.manager_input)
+    problems.of(lambda: plan.check_engine(swarm.engine(), inputs.manager_input))
     planned = problems.of(lambda: look(swarm, inputs)) if not problems.lines else None
     checked = problems.of(lambda: check_caprover(caprover, inputs))
     warnings, credentials = checked if checked is not None else ([], inputs.registry)

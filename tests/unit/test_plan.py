@@ -24,7 +24,7 @@ def service(name: str = APP, *, replicas: int = 2, failure_action: str = "pause"
 @pytest.mark.parametrize("api_version", ["1.41", "1.43", "2.0"])
 def test_check_engine__takes_a_manager(api_version: str) -> None:
     """Docker 20.10 and newer; versions are numbers, not text."""
-    check_engine(replace(ENGINE, api_version=api_version))
+    check_engine(replace(ENGINE, api_version=api_version), "ssh-host")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_check_engine__takes_a_manager(api_version: str) -> None:
 def test_check_engine__refuses_what_cannot_work(engine: Engine, says: str) -> None:
     """The input to change is named first."""
     with pytest.raises(Refused, match=says) as caught:
-        check_engine(engine)
-    assert caught.value.problems[0].startswith("ssh-host: ")
+        check_engine(engine, "docker-host")
+    assert caught.value.problems[0].startswith("docker-host: ")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_problems__of_a_swarm_that_does_not_answer() -> None:
     def look() -> None:
         raise LinkLost("The swarm has no leader.", todo="Start its managers.")
 
-    problems = Problems()
+    problems = Problems("ssh-host")
     assert problems.of(look) is None
     assert problems.lines == ["ssh-host: The swarm has no leader."]
     assert problems.todo == ["Start its managers."]
