@@ -41,7 +41,7 @@ faults: setup ## each call of a deploy spoilt in each way (hours); NODES=2 POINT
 bench: setup ## how quick it is, as ratios in one run
 	@$(python) -m tests.bench
 
-demo: setup ## see a deploy and a failed one; KEEP=1 leaves the sandbox up
+demo: setup ## see a deploy and a failed one; NODES=2 has a worker too, KEEP=1 leaves the sandbox up
 	@$(python) -m tests.sandbox.demo
 
 down: ## remove the sandbox, and stop the engine that setup started

@@ -97,3 +97,10 @@ class CapRoverRefused(CapmigError):
     def __init__(self, what: str, *, status: int = 1000, todo: str = "") -> None:
         super().__init__(what, todo=todo)
         self.status = status
+
+
+def remedy(words: str, otherwise: str) -> str:
+    """What to do about an error in the engine's words; `otherwise` if nothing particular is known about them."""
+    if "no space left on device" in words:
+        return "Make room on that node's disk: docker system df tells what takes it; docker image prune frees some."
+    return otherwise

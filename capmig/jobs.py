@@ -6,9 +6,10 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from capmig.errors import Conflict, DeployFailed, Exists, FateUnknown, TimedOut
+from capmig.errors import Conflict, DeployFailed, Exists, FateUnknown, TimedOut, remedy
 from capmig.hand import Hand
 from capmig.ports import Credentials, Service, Spec, Task
+from capmig.rollout import where
 
 APP_LABEL = "capmig.app"
 KIND_LABEL = "capmig.kind"
@@ -169,7 +170,7 @@ def stop(hand: Hand, name: str, *, known_id: str = "", grace: float = 10.0) -> N
     hand.watch.until(
         lambda: _removed(hand, job, grace),
         timeout=GONE_TIMEOUT,
-        what=lambda: f"The job {name} was removed, but a task of it is not proven to have ended.",
+        what=lambda: f"The job {name} was removed, but is not proven to have ended: {where(hand, _alive(hand, job))}.",
     )
 
 
@@ -181,12 +182,15 @@ def _removed(hand: Hand, job: Service, grace: float) -> bool | None:
             hand.swarm.remove_service(job)
         except (FateUnknown, Conflict):
             return None
-    alive = [task for task in hand.swarm.tasks(job) if not task.ended]
-    if alive:
+    if _alive(hand, job):
         hand.journal.fence()
         hand.swarm.stop_containers(job, grace)
         return None
     return True
+
+
+def _alive(hand: Hand, job: Service) -> list[Task]:
+    return [task for task in hand.swarm.tasks(job) if not task.ended]
 
 
 def sweep(hand: Hand) -> None:
@@ -218,12 +222,17 @@ def pull(hand: Hand, service: Service, image: str, credentials: Credentials | No
     except TimedOut as error:
         raise DeployFailed(error.what, todo="Raise deploy-timeout, or look at the node's network and disk.") from error
     there = {task.node_id for task in tasks if task.state != "rejected"}
-    refused = sorted({task.error for task in tasks if task.node_id not in there})
+    refused = {task.error: task.node_id for task in tasks if task.node_id not in there}
     if refused:
+        nodes = {node.id: node.hostname for node in hand.swarm.nodes()}
+        why = "; ".join(f"{error} (on {nodes.get(node, node)})" for error, node in sorted(refused.items()))
         raise DeployFailed(
-            f"{image} cannot be pulled: {'; '.join(refused)}",
-            todo="Check its name and tag. If its registry needs a login, give registry-username and registry-password, "
-            "or CapRover's password, with which its stored registry logins are used.",
+            f"{image} cannot be pulled: {why}",
+            todo=remedy(
+                why,
+                "Check its name and tag. If its registry needs a login, give registry-username and registry-password, "
+                "or CapRover's password, with which its stored registry logins are used.",
+            ),
         )
     hand.log.info(f"{image} is on {len(there)} node{'s' if len(there) != 1 else ''}.")
     stop(hand, job.name)

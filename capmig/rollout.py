@@ -21,6 +21,7 @@ from capmig.errors import (
     FateUnknown,
     NeedsPerson,
     TimedOut,
+    remedy,
 )
 from capmig.hand import Hand
 from capmig.ports import Service, Spec, Task
@@ -111,7 +112,7 @@ def drain(hand: Hand, name: str) -> None:
         hand.watch.until(stopped, timeout=hand.settings.drain_timeout, every=0.2, what=lambda: "")
     except TimedOut as error:
         raise DeployFailed(
-            f"{len(alive)} tasks did not stop within {hand.settings.drain_timeout:.0f} s: {_where(hand, alive)}.",
+            f"{len(alive)} tasks did not stop within {hand.settings.drain_timeout:.0f} s: {where(hand, alive)}.",
             todo="Raise drain-timeout above the app's own stop grace period, or see why it does not stop on SIGTERM.",
         ) from error
     hand.log.info(f"{name}: {before} → 0 replicas, stopped in {hand.clock.monotonic() - began:.1f} s")
@@ -139,9 +140,10 @@ def _nodes_down(hand: Hand) -> dict[str, str]:
     return {node.id: node.hostname for node in hand.swarm.nodes() if not node.ready}
 
 
-def _where(hand: Hand, tasks: list[Task]) -> str:
-    names = {node.id: node.hostname for node in hand.swarm.nodes()}
-    return ", ".join(f"task {task.id[:12]} on {names.get(task.node_id, 'no node')} is {task.state}" for task in tasks)
+def where(hand: Hand, tasks: Sequence[Task]) -> str:
+    """Where these tasks are, and in what state, for a reader."""
+    nodes = {node.id: node.hostname + ("" if node.ready else " (which is down)") for node in hand.swarm.nodes()}
+    return ", ".join(f"task {task.id[:12]} on {nodes.get(task.node_id, 'no node')} is {task.state}" for task in tasks)
 
 
 def ask_and_see_it_land(hand: Hand, name: str, image: str, git_hash: str, *, stamp: str, asked: bool) -> Service:
@@ -330,7 +332,10 @@ def _must_not_crash(tasks: list[Task], image: str) -> None:
         raise DeployFailed(
             f"{image} does not stay up: {len(crashed)} tasks of it ended ({'; '.join(why)}).",
             # The engine reports an unhealthy container that it stopped as complete, with exit code 0 and no word more.
-            todo="See the app's log in CapRover's dashboard. If its health check fails, the swarm ends it just so.",
+            todo=remedy(
+                "; ".join(why),
+                "See the app's log in CapRover's dashboard. If its health check fails, the swarm ends it just so.",
+            ),
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from capmig import jobs, rollout
 from capmig.backup import stages as backups
 from capmig.entry import Phase
-from capmig.errors import Declined, DeployFailed, EngineRefused, NeedsPerson, TimedOut
+from capmig.errors import Declined, DeployFailed, EngineRefused, NeedsPerson, TimedOut, remedy
 from capmig.guard import Guard
 from capmig.hand import Hand
 from capmig.journal import CALL
@@ -91,7 +91,8 @@ def _see_migration_end(hand: Hand) -> None:
     hand.journal.write(exit_code=ended.exit_code, schema=entry.schema_was if never_ran else "unknown")
     how = f"exit code {ended.exit_code}" if ended.exit_code is not None else f"{ended.state}: {ended.error}"
     raise DeployFailed(
-        f"The migration failed ({how}).", todo="Its output is above. Mend the migration and deploy again."
+        f"The migration failed ({how}).",
+        todo=remedy(ended.error, "Its output is above. Mend the migration and deploy again."),
     )
 
 
@@ -116,7 +117,8 @@ def prove_job_gone(hand: Hand) -> None:
         raise NeedsPerson(
             error.what,
             state="The app stays stopped, since the migration may still change the database.",
-            todo=f"Look for a container of {entry.job} on each node (docker ps) and stop it, then run mode: recover.",
+            todo=f"Look for a container of {entry.job} on each node (docker ps) and stop it; or, if its node is surely "
+            "off, have the swarm forget it: docker node rm --force NODE. Then run mode: recover.",
         ) from error
 
 

@@ -40,11 +40,16 @@ def _one_worker_at_a_time() -> Iterator[None]:
         yield
 
 
+def demo_images() -> None:
+    """Have all images of the sandbox."""
+    with _one_worker_at_a_time():
+        images.variants(images.build_all()["demoapp"])
+
+
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """One node; goes on running afterwards, so that the next tests start at once (`make down` removes it)."""
-    with _one_worker_at_a_time():
-        images.variants(images.build_all()["demoapp"])
+    demo_images()
     sandbox = Sandbox.up(name=f"capmig-e2e{WORKER}")
     yield sandbox
     sandbox.close()

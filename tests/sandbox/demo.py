@@ -1,6 +1,6 @@
 """`make demo`: a deploy that migrates, and one whose migration fails, by the action's own image in the sandbox.
 
-KEEP=1 leaves the sandbox running afterwards.
+NODES=2 adds a worker to the swarm. KEEP=1 leaves the sandbox running afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.sandbox.sandbox import Sandbox
 
 
 def main() -> None:
-    sandbox = Sandbox.up()
+    sandbox = Sandbox.up(nodes=int(os.environ.get("NODES") or 1))
     try:
         with timed("build the action's image"):
             action = Action.build(Path(__file__).parents[2])

@@ -39,13 +39,21 @@ class Node:
         """A client of the node's engine; the caller closes it."""
         return client(self.socket)
 
-    def create(self, *, image: str, network: str, host_key: Path, authorized_keys: dict[str, str]) -> None:
-        """Start the container and wait until its engine answers. `authorized_keys`: file text by user."""
+    def create(
+        self, *, image: str, network: str, host_key: Path, authorized_keys: dict[str, str], disk: str = ""
+    ) -> None:
+        """Start the container and wait until its engine answers. `authorized_keys`: file text by user.
+
+        `disk`: the size of a disk of its own for all that its engine stores, such as 2g; in memory.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(host_key, self.folder / "host_key")
         (self.folder / "authorized_keys").mkdir(exist_ok=True)
         for user, text in authorized_keys.items():
             (self.folder / "authorized_keys" / user).write_text(text)
+        if disk:
+            volume = ["docker", "volume", "create", "--opt=type=tmpfs", "--opt=device=tmpfs", f"--opt=o=size={disk}"]
+            run(*volume, self.name)
         command = ["docker", "run", "--detach", f"--name={self.name}", f"--hostname={self.name}"]
         command += [f"--network={network}", f"--ip={self.address}", "--label=capmig.sandbox=node"]
         command += [f"--volume={self.name}:/var/lib/docker", f"--volume={self.folder}:/sandbox"]
@@ -97,6 +105,15 @@ class Node:
         """Start a killed node, and wait until its engine answers."""
         run("docker", "start", self.name)
         self.wait()
+
+    def revive(self) -> None:
+        """Have the node run, whether it was frozen, killed, or neither."""
+        run("docker", "unpause", self.name, check=False)
+        self.start()
+
+    def forget_image(self, image: str) -> None:
+        """Have the node pull an image anew when it needs it next."""
+        run("docker", "--host", f"unix://{self.socket}", "rmi", "--force", image, check=False)
 
     def remove(self) -> None:
         run("docker", "rm", "--force", self.name, check=False)

@@ -62,15 +62,16 @@ class Sandbox(Place):
         self._lock: IO[str] | None = None
 
     @classmethod
-    def up(cls, nodes: int = 1, name: str = "capmig-sandbox") -> Sandbox:
+    def up(cls, nodes: int = 1, name: str = "capmig-sandbox", *, disk: str = "") -> Sandbox:
         """The sandbox of this name, emptied of what earlier tests left; made anew unless all of it already runs.
 
+        `disk`: how much each node can store, such as 2g, all of it in memory; without it, what the machine can.
         RuntimeError if another process uses it: two would remove each other's apps.
         """
         print(f"Sandbox {name}", flush=True)
         lock = _lock(name)
         try:
-            sandbox = cls._up(nodes, name)
+            sandbox = cls._up(nodes, name, disk)
         except BaseException:
             lock.close()
             raise
@@ -78,7 +79,7 @@ class Sandbox(Place):
         return sandbox
 
     @classmethod
-    def _up(cls, nodes: int, name: str) -> Sandbox:
+    def _up(cls, nodes: int, name: str, disk: str) -> Sandbox:
         with timed("images"):
             local = images.build_all()
             versions = images.variants(local["demoapp"])
@@ -86,7 +87,7 @@ class Sandbox(Place):
         if subnet is None or not cls(name, subnet, nodes)._complete(local):
             down(name)
             subnet = _create_network(name)
-            cls(name, subnet, nodes)._create(local)
+            cls(name, subnet, nodes)._create(local, disk)
         sandbox = cls(name, subnet, nodes)
         with timed("copy the images into the registry"):
             sandbox._fill_registry(local["postgres"], versions)
@@ -198,7 +199,7 @@ class Sandbox(Place):
             return False
         return states == ["Ready"] * len(self.nodes)
 
-    def _create(self, local: Mapping[str, str]) -> None:
+    def _create(self, local: Mapping[str, str], disk: str) -> None:
         with timed("registry"):
             self.folder.mkdir(parents=True, exist_ok=True)
             command = ["docker", "run", "--detach", f"--name={self.name}-registry", f"--network={self.name}"]
@@ -213,6 +214,7 @@ class Sandbox(Place):
                     network=self.name,
                     host_key=self.folder / "keys" / "host",
                     authorized_keys=keys,
+                    disk=disk,
                 )
         with timed("swarm"):
             manager, *workers = self.nodes
