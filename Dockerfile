@@ -1,7 +1,7 @@
 FROM python:3.13-slim
 
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends openssh-client \
+    && apt-get install -y --no-install-recommends age openssh-client openssl \
     && rm -rf /var/lib/apt/lists/*
 
 COPY requirements.txt /app/

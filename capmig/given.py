@@ -45,6 +45,7 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "backup-timeout": "30m",
         "backup-keep": "5",
         "backup-download": "",
+        "backup-download-key": "",
         "backup-id": "",
         "restore-on-failure": "true",
         "on-failure": "restore",

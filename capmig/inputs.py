@@ -94,10 +94,12 @@ class Backup:
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """Where the backup is copied to: an absolute path within `workspace`, which is the runner's."""
+    """Where the backup is copied to: an absolute path within `workspace`, which is the runner's. `key`: the public one
+    that it is encrypted to, or empty."""
 
     path: Path
     workspace: Path
+    key: str = ""
 
     @property
     def shown(self) -> str:
@@ -310,13 +312,18 @@ def _backup(given: Given, mode: Mode) -> Backup | None:
 
 
 def _download(given: Given, mode: Mode, workspace: str) -> Download | None:
-    if mode not in (Mode.DEPLOY, Mode.BACKUP, Mode.RESTORE) or not given.text("backup-download"):
+    if mode not in (Mode.DEPLOY, Mode.BACKUP, Mode.RESTORE):
+        return None
+    key = given.read("backup-download-key", syntax.public_key, "")
+    if not given.text("backup-download"):
+        if given.text("backup-download-key"):
+            given.problem("backup-download-key", "has no use without backup-download")
         return None
     if not workspace:
         given.problem("backup-download", "needs the variable GITHUB_WORKSPACE, which names the folder it lies in")
         return None
     path = given.read("backup-download", lambda text: syntax.path_within(text, Path(workspace)), Path())
-    return Download(path=path, workspace=Path(workspace))
+    return Download(path=path, workspace=Path(workspace), key=key)
 
 
 def _commands(given: Given, engine: Engine) -> list[tuple[str, ...]]:

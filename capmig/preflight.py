@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from capmig import plan
+from capmig.backup import sealing
 from capmig.backup.subject import Subject, node_of, service_names, subject_of
 from capmig.backup.tool import Tool
 from capmig.caprover import CapRoverClient
@@ -130,6 +131,9 @@ def preflight(swarm: Swarm, caprover: CapRoverClient, inputs: Inputs, log: Log) 
     problems = Problems(inputs.manager_input)
     problems.of(lambda: plan.check_engine(swarm.engine(), inputs.manager_input))
     planned = problems.of(lambda: look(swarm, inputs)) if not problems.lines else None
+    if inputs.download is not None and inputs.download.key:
+        key = inputs.download.key
+        problems.of(lambda: sealing.check(key))
     checked = problems.of(lambda: check_caprover(caprover, inputs))
     warnings, credentials = checked if checked is not None else ([], inputs.registry)
     if planned is not None and checked is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from capmig.backup.sealing import sealed
 from capmig.backup.tool import VOLUME
 from capmig.errors import CapmigError, Conflict, DeployFailed, FateUnknown, LinkLost
 from capmig.hand import Hand, Made
@@ -87,7 +88,11 @@ class _Copy:
             if remote.size != made.bytes:
                 raise DeployFailed(f"The backup has {remote.size} bytes now, and had {made.bytes} when it was made.")
             with landing(self._wanted, remote.size) as file:
-                self._copy(remote, file)
+                if not self._wanted.key:
+                    self._copy(remote, file)
+                    return
+                with sealed(self._wanted.key, file, size=remote.size) as pipe:
+                    self._copy(remote, pipe)
 
     def _copy(self, remote: RemoteFile, file: IO[bytes]) -> None:
         clock, log = self._hand.clock, self._hand.log

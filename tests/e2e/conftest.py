@@ -91,8 +91,8 @@ def make_step(action: Action, place: Place) -> Iterator[MakeStep]:
     """Makes steps of jobs that use this action."""
     steps: list[Step] = []
 
-    def make(job: str = "deploy", socket: Path | None = None) -> Step:
-        steps.append(Step(action, place.network, job=job, socket=socket or place.socket))
+    def make(job: str = "deploy", socket: Path | None = None, memory: str = "") -> Step:
+        steps.append(Step(action, place.network, job=job, socket=socket or place.socket, memory=memory))
         return steps[-1]
 
     yield make

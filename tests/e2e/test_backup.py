@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -132,20 +134,37 @@ def test_by_hand__backup_list_restore(app: DemoApp, step: Step) -> None:
     assert_back(before)
 
 
-@pytest.mark.parametrize("key", ["forwarding_key", "dial_key"])
+@pytest.mark.parametrize("way", ["forwards", "runs dial-stdio"])
 @pytest.mark.sandbox_only("it logs in with the sandbox's restricted keys, and looks into its volume")
-def test_backup__is_downloaded(app: DemoApp, sandbox: Sandbox, step: Step, key: str) -> None:
-    """The workspace gets a file that PostgreSQL's own programs read, whichever way Docker is reached."""
+def test_backup__is_downloaded(app: DemoApp, sandbox: Sandbox, step: Step, tmp_path: Path, way: str) -> None:
+    """The workspace gets the file, encrypted by what the image has for that, whichever way Docker is reached."""
+    forwards = way == "forwards"
+    make = (
+        "openssl req -x509 -newkey rsa:2048 -noenc -subj /CN=x -keyout key -out public"
+        if forwards
+        else "age-keygen --output key && age-keygen -y key > public"
+    )
+    decrypt = "openssl cms -decrypt -binary -inform DER -inkey key" if forwards else "age --decrypt --identity key"
+    subprocess.run(["sh", "-c", make], cwd=tmp_path, check=True, capture_output=True)
     os.chown(step.workspace, 1234, 5678)
     made = step.run(
-        app.inputs("v1", mode="backup", backup_download="backups/shop.dump", ssh_key=getattr(sandbox.ssh, key))
+        app.inputs(
+            "v1",
+            mode="backup",
+            backup_download="backups/shop.dump",
+            backup_download_key=(tmp_path / "public").read_text(),
+            ssh_key=sandbox.ssh.forwarding_key if forwards else sandbox.ssh.dial_key,
+        )
     )
     assert made.exit_code == 0, told(made)
     assert made.outputs["backup-file"] == "backups/shop.dump"
     file = step.workspace / made.outputs["backup-file"]
-    assert file.stat().st_size == int(made.outputs["backup-bytes"])
     assert (file.stat().st_mode & 0o777, file.stat().st_uid) == (0o600, 1234)
+    assert [path.name for path in file.parent.iterdir()] == ["shop.dump"]
+    with file.open("rb") as packed:
+        plain = subprocess.run(decrypt.split(), cwd=tmp_path, stdin=packed, check=True, capture_output=True).stdout
+    assert len(plain) == int(made.outputs["backup-bytes"])
     manager = sandbox.nodes[0]
     there = manager.execute("sha256sum", f"/var/lib/docker/volumes/capmig-backups/_data/{made.outputs['backup-id']}")
-    assert hashlib.sha256(file.read_bytes()).hexdigest() == there.split()[0]
+    assert hashlib.sha256(plain).hexdigest() == there.split()[0]
     assert manager.execute("docker", "ps", "--all", "--quiet", "--filter=label=capmig.kind=download") == ""

@@ -74,15 +74,19 @@ class Step:
     `run` is `start` and `wait`. After it, or after a cancel, `post` runs what the runner runs at the job's end.
     """
 
-    def __init__(self, action: Action, network: str, *, job: str = "deploy", socket: Path | None = None) -> None:
+    def __init__(
+        self, action: Action, network: str, *, job: str = "deploy", socket: Path | None = None, memory: str = ""
+    ) -> None:
         """`network`: the job's docker network, where the action's container reaches what it needs.
 
         `socket`: the runner's Docker socket as the container sees it, if the runner is to look like another machine.
+        `memory`: all that the container may have of it, such as 64m; a runner sets no limit.
         """
         self._action = action
         self._network = network
         self._job = job
         self._socket = socket
+        self._limits = [f"--memory={memory}", f"--memory-swap={memory}"] if memory else []
         self._run_id = str(secrets.randbelow(10**10))
         self._folder = Path(tempfile.mkdtemp(prefix="runner-"))
         for name in ("_github_home", "_github_workflow", "_runner_file_commands", "workspace"):
@@ -217,7 +221,7 @@ class Step:
         command += ["-e", "GITHUB_ACTIONS=true", "-e", "CI=true"]
         if entrypoint:
             command += ["--entrypoint", entrypoint]
-        command += ["--network", self._network]
+        command += ["--network", self._network, *self._limits]
         mounts = {
             # The runner's own engine, where nothing of the deploy may happen unless it is the manager's too.
             self._socket or engine.socket(): "/var/run/docker.sock",

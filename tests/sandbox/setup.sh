@@ -32,6 +32,8 @@ packages() {
 		mariadbd mariadb-server-core
 		mariadb-dump mariadb-client
 		sqlite3 sqlite3
+		age age
+		openssl openssl
 		npm npm
 		busybox busybox-static
 	END

@@ -133,6 +133,35 @@ def test_download__must_stay_within_the_workspace(tmp_path: Path) -> None:
         assert words in problem
 
 
+def test_download__key(tmp_path: Path) -> None:
+    """Public keys of age and OpenSSH, also several, and a certificate; a private one is not repeated in the message."""
+
+    def key(text: str) -> str:
+        given = inputs(backup="auto", backup_download="x", backup_download_key=text, workspace=tmp_path).download
+        assert given is not None
+        return given.key
+
+    def wrong(text: str) -> str:
+        (problem,) = problems(backup="auto", backup_download="x", backup_download_key=text, workspace=tmp_path)
+        return problem.removeprefix("backup-download-key: ")
+
+    assert key("# of Ann\nage1abc\n\nssh-ed25519 AAAA ann\n") == "age1abc\nssh-ed25519 AAAA ann"
+    certificate = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----"
+    assert key(certificate) == certificate
+    assert "is neither a public key of age" in wrong("age1abc\nhello")
+    assert "is a bare public key" in wrong("-----BEGIN PUBLIC KEY-----\nMII\n-----END PUBLIC KEY-----")
+    for private in (
+        "AGE-SECRET-KEY-1HUSH",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nHUSH",
+        f"{certificate}\nPRIVATE KEY HUSH",
+    ):
+        assert wrong(private).startswith("is a private key")
+        assert "HUSH" not in wrong(private)
+    assert problems(backup="auto", backup_download_key="age1abc") == [
+        "backup-download-key: has no use without backup-download"
+    ]
+
+
 def test_download__needs_a_backup_and_a_workspace(tmp_path: Path) -> None:
     """Without a backup there is nothing to copy; by hand a workspace has to be named."""
     assert problems(backup_download="x", workspace=tmp_path) == ["backup-download: has no use without backup"]

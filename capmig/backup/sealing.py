@@ -1,0 +1,79 @@
+"""Encrypting the backup's copy to a public key, on its way to the disk: by age, or by OpenSSL for a certificate."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from capmig.errors import DeployFailed, Refused
+
+END_LIMIT = 60.0  # seconds to write what is left, once all of it was handed over
+# To decrypt, OpenSSL holds three times as much in memory.
+OPENSSL_MOST = 2**30
+
+
+def is_certificate(key: str) -> bool:
+    return key.startswith("-----BEGIN CERTIFICATE-----")
+
+
+def check(key: str) -> None:
+    """Refused when the program cannot encrypt to this key."""
+    try:
+        with open(os.devnull, "wb") as nowhere, sealed(key, nowhere, size=1) as pipe:
+            pipe.write(b"x")
+    except DeployFailed as error:
+        raise Refused([f"backup-download-key: {error.what}"]) from error
+
+
+@contextmanager
+def sealed(key: str, file: IO[bytes], *, size: int) -> Iterator[IO[bytes]]:
+    """What is written here, `size` bytes in all, arrives in `file` encrypted, and only so. DeployFailed otherwise."""
+    if is_certificate(key) and size > OPENSSL_MOST:
+        raise DeployFailed(
+            f"OpenSSL could not decrypt {size} bytes again: it takes them all into memory. "
+            "Give an age key as backup-download-key."
+        )
+    with tempfile.TemporaryDirectory(prefix="capmig-key-") as folder:
+        recipient, words = Path(folder) / "recipient", Path(folder) / "words"
+        recipient.write_text(f"{key}\n", encoding="utf-8")
+        with words.open("wb") as said:
+            command = _command(key, recipient)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=said, env=_environment())
+        if process.stdin is None:
+            raise AssertionError("the process was started with a pipe")
+        taken = False
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                with process.stdin as stdin:
+                    yield stdin
+                taken = True
+            if _exit_code(process) or not taken:
+                why = " ".join(words.read_text(encoding="utf-8", errors="replace").split())[:500]
+                raise DeployFailed(f"{command[0]} cannot encrypt: {why or f'exit code {process.returncode}'}")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(timeout=END_LIMIT)
+    except subprocess.TimeoutExpired as error:
+        raise DeployFailed(f"Encrypting did not end within {END_LIMIT:.0f} s.") from error
+
+
+def _command(key: str, recipient: Path) -> list[str]:
+    if is_certificate(key):
+        cms = ["openssl", "cms", "-encrypt", "-binary", "-stream", "-aes-256-gcm", "-outform", "DER"]
+        return [*cms, str(recipient)]
+    return ["age", "--encrypt", "--recipients-file", str(recipient)]
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
