@@ -76,9 +76,7 @@ def look(swarm: Swarm, inputs: Inputs) -> Plan:
         return planned
     tool = find_tool(swarm, inputs.backup, planned.service)
     if inputs.download is not None and tool.node != swarm.engine().node_id:
-        where = (
-            "the backup is made on the node of the app's volume, and can be downloaded from the one of ssh-host only"
-        )
+        where = "the backup is made on the node of the app's volume, which is not the one of ssh-host"
         raise Refused([f"backup-download: {where}. Leave it out, or connect to that node if it is a manager."])
     return replace(planned, tool=tool)
 
