@@ -101,6 +101,6 @@ class CapRoverRefused(CapmigError):
 
 def remedy(words: str, otherwise: str) -> str:
     """What to do about an error in the engine's words; `otherwise` if nothing particular is known about them."""
-    if "no space left on device" in words:
+    if "no space left on device" in words.lower():
         return "Make room on that node's disk: docker system df tells what takes it; docker image prune frees some."
     return otherwise

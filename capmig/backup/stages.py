@@ -9,7 +9,7 @@ from capmig import jobs, rollout
 from capmig.backup.subject import subject_of
 from capmig.backup.tool import VOLUME, Told, Tool, backup_id, job_spec, registry_of
 from capmig.entry import Entry, Phase
-from capmig.errors import CapmigError, DeployFailed, EngineRefused, NeedsPerson, Refused, TimedOut
+from capmig.errors import CapmigError, DeployFailed, EngineRefused, NeedsPerson, Refused, TimedOut, remedy
 from capmig.guard import Guard
 from capmig.hand import Hand, Made
 from capmig.plan import Plan
@@ -91,7 +91,8 @@ def dump(hand: Hand, service: Service, tool: Tool) -> None:
     except TimedOut as error:
         raise DeployFailed(f"{error.what} It was stopped.", todo="Raise backup-timeout.") from error
     if not ended.succeeded:
-        raise DeployFailed(f"The backup failed: {_why(told, ended)}", todo="Mend what is said above and deploy again.")
+        why = _why(told, ended)
+        raise DeployFailed(f"The backup failed: {why}", todo=remedy(why, "Mend what is said above and deploy again."))
     jobs.stop(hand, name, known_id=hand.journal.entry.job_id)
     entry = hand.journal.write(
         job="",
