@@ -32,8 +32,8 @@ simulate: $(installed) ## SEEDS=20000 of failing, dying, interleaved runs; SEED=
 test-contract: setup ## the edges and the fakes against real things
 	$(python) -m pytest tests/contract --timeout=300 $(ARGS)
 
-test-e2e: setup ## whole deploys in the sandbox: a real swarm, sshd, PostgreSQL
-	$(python) -m pytest tests/e2e --numprocesses=3 --dist=loadgroup --timeout=600 $(ARGS)
+test-e2e: setup ## whole deploys in the sandbox, or on your CapRover (docs/TESTING.md)
+	$(python) -m pytest tests/e2e --numprocesses=$(if $(CAPMIG_E2E_CAPROVER_URL),0,3) --dist=loadgroup --timeout=600 $(ARGS)
 
 faults: setup ## each call of a deploy spoilt in each way (hours); NODES=2 POINTS=regex AT_ONCE=n ARGS=--list
 	@$(python) -m tests.faults --nodes=$(or $(NODES),1) --at-once=$(or $(AT_ONCE),6) --points='$(POINTS)' $(ARGS)

@@ -1,20 +1,21 @@
-"""What whole deploys need: one sandbox and one built action for all tests, and new apps for each.
+"""What whole deploys need: one place and one built action for all tests, and new apps for each.
 
-With pytest-xdist each worker has a sandbox of its own, so that no test meets another one's apps.
+The place is a sandbox, of which each worker of pytest-xdist has its own, so that no test meets another one's apps.
+Or it is the CapRover that the CAPMIG_E2E_… variables name: docs/TESTING.md.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.sandbox import images
+from tests.sandbox import external, images, variables
 from tests.sandbox.app import DemoApp
 from tests.sandbox.engine import CACHE
 from tests.sandbox.place import Place
@@ -27,8 +28,31 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 # A reason to be marked sandbox_only.
 SWITCHES = "it uses the stand-in's switches"
 
+SERVER = pytest.StashKey[variables.Server | None]()  # that the tests were pointed at
+
 MakeApp = Callable[..., DemoApp]
 MakeStep = Callable[..., Step]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse variables that are wrong, before anything is touched."""
+    try:
+        config.stash[SERVER] = variables.given(os.environ)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    server = config.stash[SERVER]
+    return f"deploys go to {server.url if server else 'the sandbox'}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, on a server, what only the sandbox can do; pytest tells how many, and why."""
+    if config.stash[SERVER]:
+        for item in items:
+            if marker := item.get_closest_marker("sandbox_only"):
+                item.add_marker(pytest.mark.skip(reason=f"only in the sandbox: {marker.args[0]}"))
 
 
 @contextmanager
@@ -47,8 +71,9 @@ def demo_images() -> None:
 
 
 @pytest.fixture(scope="session")
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(pytestconfig: pytest.Config) -> Iterator[Sandbox]:
     """One node; goes on running afterwards, so that the next tests start at once (`make down` removes it)."""
+    assert not pytestconfig.stash[SERVER], "a test that asks for the sandbox is to be marked sandbox_only"
     demo_images()
     sandbox = Sandbox.up(name=f"capmig-e2e{WORKER}")
     yield sandbox
@@ -65,10 +90,23 @@ def action() -> Iterator[Action]:
 
 
 @pytest.fixture(scope="session")
-def place(request: pytest.FixtureRequest) -> Place:
-    """Where apps are deployed."""
-    sandbox: Sandbox = request.getfixturevalue("sandbox")
-    return sandbox
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Where apps are deployed. A server on which that cannot work ends the run."""
+    server = request.config.stash[SERVER]
+    if server is None:
+        yield request.getfixturevalue("sandbox")
+        return
+    try:
+        with external.at(server, _images_to_copy) as place:
+            yield place
+    except external.Unusable as error:
+        pytest.exit(f"{error}\nNothing was changed at {server.url}.", returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+def _images_to_copy() -> Mapping[str, str]:
+    with _one_worker_at_a_time():
+        local = images.build_all(["postgres", "demoapp"])
+        return {external.DATABASE: local["postgres"], **images.variants(local["demoapp"])}
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -47,9 +47,12 @@ def environment() -> dict[str, str]:
     return os.environ | {"DOCKER_HOST": f"unix://{socket()}"}
 
 
-def run(*command: str, check: bool = True) -> str:
-    """Run a program; its standard output. RuntimeError with its words if it fails and `check` is set."""
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+def run(*command: str, check: bool = True, env: Mapping[str, str] | None = None) -> str:
+    """Run a program; its standard output. RuntimeError with its words if it fails and `check` is set.
+
+    `env` is added to its environment.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, env=environment() | dict(env or {}), check=False)
     if check and done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} → {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout

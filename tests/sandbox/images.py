@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -80,11 +81,10 @@ def build(folder: Path, *, dockerfile: str = "Dockerfile") -> str:
     return name
 
 
-def build_all() -> dict[str, str]:
-    """Build what the sandbox needs, side by side; local names by folder."""
+def build_all(folders: Sequence[str] = ("node", "registry", "postgres", "demoapp")) -> dict[str, str]:
+    """Build what the sandbox needs, or some of it, side by side; local names by folder."""
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(ensure_base, STAND_INS))
-        folders = ("node", "registry", "postgres", "demoapp")
         return dict(zip(folders, pool.map(lambda folder: build(HERE / folder), folders), strict=True))
 
 
@@ -117,9 +117,13 @@ def push(local: str, registry: str, name: str, tag: str) -> None:
         there = {answer.json().get("config", {}).get("digest"), answer.headers["Docker-Content-Digest"]}
         if run("docker", "image", "inspect", "--format={{.Id}}", local).strip() in there:
             return
-    remote = f"{registry}/{name}:{tag}"
+    copy(local, f"{registry}/{name}:{tag}")
+
+
+def copy(local: str, remote: str, *, env: Mapping[str, str] | None = None) -> None:
+    """Push an image of the outer engine under this name. `env` is added to the docker program's environment."""
     run("docker", "tag", local, remote)
-    run("docker", "push", "--quiet", remote)
+    run("docker", "push", "--quiet", remote, env=env)
     run("docker", "rmi", "--no-prune", remote)
 
 
