@@ -66,6 +66,7 @@ class Engine(StrEnum):
     POSTGRES = "postgres"
     MYSQL = "mysql"
     MARIADB = "mariadb"
+    MONGODB = "mongodb"
     SQLITE = "sqlite"
     VOLUMES = "volumes"
     COMMAND = "command"

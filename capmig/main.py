@@ -169,10 +169,11 @@ def _mask(log: Reporter, inputs: Inputs) -> None:
 
 def _mask_of_app(log: Reporter, planned: Plan, credentials: Credentials | None) -> None:
     """The app's own secrets, before anything of its output is printed."""
-    for secret in secrets_in_env(planned.service.env):
-        log.mask(secret)
+    env = list(planned.service.env)
     if planned.tool is not None:
-        log.mask(planned.tool.subject.password)
+        env += [f"{name}={value}" for name, value in planned.tool.subject.env.items()]
+    for secret in secrets_in_env(env):
+        log.mask(secret)
     if credentials is not None:
         log.mask(credentials.password)
 

@@ -18,7 +18,7 @@ from capmig.ports import Credentials, Log, Service, Swarm
 
 T = TypeVar("T")
 
-EXAMPLES = {"postgres": "postgres:16", "mysql": "mysql:8", "mariadb": "mariadb:11"}
+EXAMPLES = {"postgres": "postgres:16", "mysql": "mysql:8", "mariadb": "mariadb:11", "mongodb": "mongo:7"}
 
 
 class Problems:

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from capmig.backup import dialects
 from capmig.errors import Refused
 
-PORTS = {"postgres": "5432", "mysql": "3306", "mariadb": "3306", "sqlite": ""}
-OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs", "channel_binding", "options")
+PORTS = {"postgres": "5432", "mysql": "3306", "mariadb": "3306", "mongodb": "27017", "sqlite": ""}
+OPTIONS = (
+    *("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs", "channel_binding", "options"),
+    *("scheme", *dialects.MONGO_OPTIONS),
+)
 # How frameworks end the names of variables that hold one part of it each: our field → their endings.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "host": ("HOST", "HOSTNAME", "SERVER", "ADDR"),
@@ -32,7 +35,8 @@ LIBPQ = {
     "PGTARGETSESSIONATTRS": "target_session_attrs",
 }
 # Words in the name of a variable, or as the value of its ENGINE part.
-ENGINE_WORDS = {"postg": "postgres", "pgsql": "postgres", "psql": "postgres", "maria": "mariadb", "mysql": "mysql"}
+ENGINE_WORDS = dict.fromkeys(("postg", "pgsql", "psql"), "postgres")
+ENGINE_WORDS |= {"maria": "mariadb", "mysql": "mysql", "mongo": "mongodb"}
 DECIDE = "Say which variable names the database with the input backup-source."
 
 
@@ -65,8 +69,8 @@ class Found:
 def find(env: Sequence[str], *, engine: str, source: str = "") -> Found:
     """The one database that the app's environment (NAME=value lines) names.
 
-    `engine`: `postgres`, `mysql`, `mariadb`, `sqlite` or `auto`; `source`: the variable that decides. Refused when none
-    or several are found.
+    `engine`: `postgres`, `mysql`, `mariadb`, `mongodb`, `sqlite` or `auto`; `source`: the variable that decides.
+    Refused when none or several are found.
     """
     variables = dict(line.split("=", 1) for line in env if "=" in line)
     if source and source not in variables:
@@ -127,7 +131,7 @@ def _connection(engine: str, fields: Mapping[str, str]) -> Connection:
     database = fields.get("database", "") or (user if engine == "postgres" else "")
     if not database:
         raise ValueError("names no database")
-    if engine != "sqlite" and not user:
+    if engine not in ("sqlite", "mongodb") and not user:
         raise ValueError("names no user")
     for what, text in (("host", host), ("user", user), ("database", database)):
         if any(ord(character) < 32 or ord(character) == 127 for character in text):
@@ -147,13 +151,17 @@ def _connection(engine: str, fields: Mapping[str, str]) -> Connection:
 
 
 def _completed(name: str, fields: dialects.Fields, variables: Mapping[str, str]) -> dialects.Fields:
-    """A URL without a login takes it from the variables beside it (SPRING_DATASOURCE_USERNAME, …_PASSWORD)."""
+    """A URL without a login takes it from the variables beside it (SPRING_DATASOURCE_USERNAME, …_PASSWORD).
+
+    One of MongoDB takes the database from there too (MONGO_URL, MONGO_DB).
+    """
     prefix = re.sub(r"(?:JDBC_)?(?:URL|URI|DSN)$", "", name)
     if prefix == name or fields.get("engine") == "sqlite":
         return fields
+    parts = ("user", "password", "database") if fields["engine"] == "mongodb" else ("user", "password")
     beside = {
         part: variables[prefix + ending]
-        for part in ("user", "password")
+        for part in parts
         for ending in reversed(PARTS[part])
         if prefix + ending in variables
     }
@@ -212,7 +220,7 @@ def _engine_in(text: str) -> str:
 
 
 def _by_port(port: str) -> str:
-    return {"5432": "postgres", "3306": "mysql"}.get(port, "")
+    return {"5432": "postgres", "3306": "mysql", "27017": "mongodb"}.get(port, "")
 
 
 def _list(names: Mapping[str, str]) -> str:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
-Fields = dict[str, str]  # engine, host, port, user, password, database, and options by their libpq or MySQL names
+# engine, host, port, user, password, database, and options by the names that libpq, MySQL or MongoDB has for them
+Fields = dict[str, str]
 
 SCHEMES: Mapping[str, str] = {
     "postgres": "postgres",
@@ -58,6 +59,12 @@ SESSIONS: Mapping[str, str] = {
     **dict.fromkeys(("secondary",), "standby"),
     **dict.fromkeys(("preferstandby",), "prefer-standby"),
 }
+# Of MongoDB's URLs, what concerns the connection. A certificate's passphrase is not among it: that is a secret.
+MONGO_OPTIONS = (
+    *("authSource", "authMechanism", "authMechanismProperties", "replicaSet", "directConnection", "loadBalanced"),
+    *("tls", "tlsInsecure", "tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames", "tlsCAFile"),
+    *("tlsCertificateKeyFile", "srvServiceName", "srvMaxHosts"),
+)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9]*)(?:\+[A-Za-z0-9_]+)?://(?P<rest>.*)", re.DOTALL)
 _HOST = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]*))?")
 _GO_MYSQL = re.compile(
@@ -103,6 +110,30 @@ def jdbc(text: str) -> Fields | None:
     if match is None or not engine:
         return None
     return _authority(engine, match["rest"], lambda part: unquote(part.replace("+", " ")))
+
+
+def mongodb(text: str) -> Fields | None:
+    """`mongodb://user:password@host:port,host:port/database?authSource=…`, and `mongodb+srv://host/…`.
+
+    Who logs in does so at the database that the URL names, unless it says otherwise.
+    """
+    match = re.fullmatch(r"(mongodb(?:\+srv)?)://(.*)", text, re.DOTALL | re.IGNORECASE)
+    if match is None:
+        return None
+    place, _, query = match[2].partition("?")
+    authority, _, database = place.partition("/")
+    userinfo, _, hosts = authority.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    if not hosts:
+        raise ValueError("it names no host")
+    spelled = {name.lower(): name for name in MONGO_OPTIONS} | {"ssl": "tls"}
+    pairs = [(key.lower(), unquote(value)) for key, _, value in (part.partition("=") for part in query.split("&"))]
+    fields = {spelled[key]: value for key, value in pairs if key in spelled}
+    fields |= {"engine": "mongodb", "scheme": match[1].lower(), **_hosts(hosts)}
+    fields |= {"user": unquote(user), "password": unquote(password), "database": unquote(database)}
+    if user and match[1].lower() == "mongodb" and fields.get("authMechanism", "SCRAM").startswith("SCRAM"):
+        fields.setdefault("authSource", fields["database"] or "admin")
+    return fields
 
 
 def go_mysql(text: str) -> Fields | None:
@@ -229,7 +260,7 @@ def _named(pairs: list[tuple[str, str]]) -> Fields:
     return fields
 
 
-PARSERS: tuple[Callable[[str], Fields | None], ...] = (jdbc, url, go_mysql, ado_net, libpq_dsn)
+PARSERS: tuple[Callable[[str], Fields | None], ...] = (jdbc, mongodb, url, go_mysql, ado_net, libpq_dsn)
 
 
 def parse(text: str) -> Fields | None:

@@ -6,8 +6,10 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
-from capmig.backup.connection import Connection, find
+from capmig.backup.connection import PORTS, Connection, find
+from capmig.backup.dialects import MONGO_OPTIONS
 from capmig.errors import Refused
 from capmig.ports import Node, Service, Spec
 
@@ -29,8 +31,8 @@ class Subject:
     """What is backed up, as its jobs take it. `env` and `mounts` are what they get beside what all jobs get.
 
     `target` says it in words, without a secret: two that are the same have the same. `source` is the app's variable
-    that names the database, `host` its server and `password` the app's there, or they are empty. `commands`: the
-    user's own, to back up and to restore.
+    that names the database, and `host` its server, or they are empty. `commands`: the user's own, to back up and to
+    restore.
     """
 
     engine: str
@@ -39,7 +41,6 @@ class Subject:
     mounts: tuple[Spec, ...] = ()
     source: str = ""
     host: str = ""
-    password: str = field(default="", repr=False)
     commands: tuple[tuple[str, ...], ...] = ()
 
     @property
@@ -69,7 +70,6 @@ def subject_of(
         mounts=tuple(_mounts(service)) if connection.engine == "sqlite" else (),
         source=found.source,
         host=connection.host,
-        password=connection.password,
     )
 
 
@@ -153,6 +153,8 @@ def client_env(connection: Connection) -> dict[str, str]:
             "CAPMIG_SSLMODE": connection.options.get("sslmode", ""),
             "MYSQL_PWD": connection.password,
         }
+    if connection.engine == "mongodb":
+        return {"CAPMIG_URI": mongo_uri(connection), "CAPMIG_DATABASE": connection.database}
     env = {
         "PGHOST": connection.host,
         "PGPORT": connection.port,
@@ -161,3 +163,20 @@ def client_env(connection: Connection) -> dict[str, str]:
         "PGDATABASE": connection.database,
     }
     return env | {LIBPQ_OPTIONS[name]: value for name, value in connection.options.items()}
+
+
+def mongo_uri(connection: Connection) -> str:
+    """The connection as a URI that names no database. All in it but its own signs is percent-encoded."""
+    hosts = connection.host.split(",")
+    ports = connection.port.split(",") if "," in connection.port else [connection.port] * len(hosts)
+    scheme = connection.options.get("scheme", "mongodb")
+    places = []
+    for host, port in zip(hosts, ports, strict=False):
+        name = f"[{host}]" if ":" in host else quote(host, safe="")
+        places.append(name if scheme.endswith("+srv") else f"{name}:{port or PORTS['mongodb']}")
+    options = {name: value for name, value in connection.options.items() if name in MONGO_OPTIONS}
+    if connection.options.get("sslmode") in ("require", "verify-ca", "verify-full"):
+        options["tls"] = "true"
+    query = "&".join(f"{name}={quote(value, safe='')}" for name, value in options.items())
+    login = quote(connection.user, safe="") + (f":{quote(connection.password, safe='')}" if connection.password else "")
+    return f"{scheme}://{login}{'@' if login else ''}{','.join(places)}/" + (f"?{query}" if query else "")

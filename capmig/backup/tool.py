@@ -20,6 +20,7 @@ ENDINGS = {
     "postgres": "dump",
     "mysql": "sql.gz",
     "mariadb": "sql.gz",
+    "mongodb": "archive.gz",
     "sqlite": "sqlite.gz",
     "volumes": "tar.gz",
     "command": "data.gz",

@@ -36,6 +36,7 @@ packages() {
 		openssl openssl
 		npm npm
 		busybox busybox-static
+		node nodejs
 	END
     python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)

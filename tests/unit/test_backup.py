@@ -414,6 +414,20 @@ def test_job_spec__of_mysql(engine: str) -> None:
     assert tool.backup_id(APP, OLD, engine, 0.0).endswith(".sql.gz")
 
 
+def test_job_spec__of_mongodb() -> None:
+    """The same for MongoDB; the login is part of the URI."""
+    world = Database()
+    made = of_env(world, "U=mongodb://web:hush-hush@srv-captain--db/web", image="mongo:7")
+    container = tool.job_spec(world.service, made, app=APP, name="job", action="check")["TaskTemplate"]["ContainerSpec"]
+    env = container.pop("Env")
+    uri = "mongodb://web:hush-hush@srv-captain--db:27017/?authSource=web"
+    assert {f"CAPMIG_URI={uri}", "CAPMIG_DATABASE=web"} <= set(env)
+    assert "hush-hush" not in str(container)
+    assert "mongodump" in container["Command"][2]
+    assert made.subject.target == "web@srv-captain--db:27017/web"
+    assert tool.backup_id(APP, OLD, "mongodb", 0.0).endswith(".archive.gz")
+
+
 def test_backup__login_goes_to_its_own_registry_only() -> None:
     """The app's registry login is not sent to the registry of the database's image."""
     world = Database()

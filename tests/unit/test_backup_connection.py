@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capmig.backup import dialects
 from capmig.backup.connection import Connection, find
+from capmig.backup.subject import mongo_uri
 from capmig.errors import Refused
 
 # Whatever may stand in a variable and be a name or a password: no NUL, which no environment can hold.
@@ -104,6 +107,67 @@ def test_find__sqlite(line: str, path: str) -> None:
     assert (found.engine, found.database) == ("sqlite", path)
 
 
+@pytest.mark.parametrize(
+    ("lines", "uri", "database"),
+    [
+        (
+            "MONGO_URL=mongodb://shop:p%40ss@srv-captain--db/shop",
+            "mongodb://shop:p%40ss@srv-captain--db:27017/?authSource=shop",
+            "shop",
+        ),
+        (
+            "MONGODB_URI=mongodb://root:p@ss@a:1,[::1],b:2/shop?authSource=admin&replicaSet=rs0&w=majority",
+            "mongodb://root:p%40ss@a:1,[::1]:27017,b:2/?authSource=admin&replicaSet=rs0",
+            "shop",
+        ),
+        (
+            "X=mongodb+srv://shop:p%40ss@cluster0.abc.mongodb.net/shop?retryWrites=true",
+            "mongodb+srv://shop:p%40ss@cluster0.abc.mongodb.net/",
+            "shop",
+        ),
+        (
+            "X=mongodb://h/shop?ssl=true&tlscafile=/run/ca%20x.pem&directconnection=true&readPreference=secondary",
+            "mongodb://h:27017/?directConnection=true&tls=true&tlsCAFile=%2Frun%2Fca%20x.pem",
+            "shop",
+        ),
+        (
+            "X=mongodb://CN=me@h/shop?authMechanism=MONGODB-X509&tls=true&tlsCertificateKeyFile=/run/me.pem",
+            "mongodb://CN%3Dme@h:27017/?authMechanism=MONGODB-X509&tls=true&tlsCertificateKeyFile=%2Frun%2Fme.pem",
+            "shop",
+        ),
+        (
+            "MONGO_URL=mongodb://u:p@h:27017/ MONGO_DB=shop",
+            "mongodb://u:p@h:27017/?authSource=admin",
+            "shop",
+        ),
+        (
+            "MONGO_URL=mongodb://h:27017 MONGO_USERNAME=u MONGO_PASSWORD=p MONGO_DATABASE=shop",
+            "mongodb://u:p@h:27017/",
+            "shop",
+        ),
+        (
+            "MONGO_HOST=h MONGO_PORT=27018 MONGO_DB=shop MONGO_USER=u MONGO_PASSWORD=p@ss MONGO_SSLMODE=require",
+            "mongodb://u:p%40ss@h:27018/?tls=true",
+            "shop",
+        ),
+        ("DB_HOST=h DB_PORT=27017 DB_NAME=shop DB_USER=u", "mongodb://u@h:27017/", "shop"),
+    ],
+)
+def test_find__mongodb(lines: str, uri: str, database: str) -> None:
+    """Several hosts, TLS, replica sets, and where the user is known; other options are left out."""
+    found = connection(*lines.split())
+    assert (found.engine, found.database) == ("mongodb", database)
+    assert mongo_uri(found) == uri
+
+
+def test_find__mongodb_and_another() -> None:
+    """An app with two databases has to say which one is meant."""
+    env = ["DATABASE_URL=postgres://a@h/one", "MONGO_URL=mongodb://h/two"]
+    with pytest.raises(Refused, match="DATABASE_URL, MONGO_URL"):
+        connection(*env)
+    assert connection(*env, engine="mongodb").database == "two"
+
+
 def test_find__sqlite_of_laravel() -> None:
     """DB_CONNECTION=sqlite needs no host."""
     assert connection("DB_CONNECTION=sqlite", "DB_DATABASE=/data/app.db").database == "/data/app.db"
@@ -194,6 +258,9 @@ def test_find__source_may_be_any_of_a_group() -> None:
         (["A=postgres://u:hush@h/d?sslmode=maybe"], "A", "A cannot be read: its TLS mode"),
         (["A=postgres://u:hush@h/d%0Ax"], "", "A has a control character in its database"),
         (["A=mysql://u:hush@h/"], "", "A names no database"),
+        (["A=mongodb://u:hush@h"], "", "A names no database"),
+        (["A=mongodb://u:hush@/d"], "", "A cannot be read: it names no host"),
+        (["A=mongodb://u:hush@h:port/d"], "", "A cannot be read: its host is written wrong"),
     ],
 )
 def test_find__absent_or_wrong(env: list[str], source: str, words: str) -> None:
@@ -224,6 +291,21 @@ def test_url__round_trip(user: str, password: str, database: str) -> None:
     assert (found.user, found.password, found.database) == (user, password, database)
 
 
+@given(user=names, password=passwords, database=names, options=st.lists(texts, max_size=2))
+def test_mongodb__round_trip(user: str, password: str, database: str, options: list[str]) -> None:
+    """Whatever is percent-encoded in a URL comes out as it was, and the URI that the programs get says the same."""
+    user_, password_, database_ = (quote(text, safe="") for text in (user, password, database))
+    query = "&".join(f"replicaSet={quote(text, safe='')}" for text in options)
+    found = connection(f"A=mongodb://{user_}:{password_}@h/{database_}?{query}")
+    assert (found.user, found.password, found.database) == (user, password, database)
+    assert found.options.get("replicaSet", "") == (options[-1] if options else "")
+    uri = mongo_uri(found)
+    assert re.fullmatch(r"[A-Za-z0-9%._~:/?@,=&\[\]+-]+", uri), "it needs no quoting anywhere"
+    again = dialects.mongodb(uri)
+    assert again is not None
+    assert (again["user"], again["password"], again["authSource"]) == (user, password, database)
+
+
 @given(user=names, password=passwords, database=names)
 def test_jdbc__round_trip(user: str, password: str, database: str) -> None:
     """JDBC's properties are encoded as in forms, with + for a blank."""
@@ -252,7 +334,14 @@ def test_ado_net__round_trip(user: str, password: str, database: str, quotes: st
 def test_find__never_breaks_and_never_tells(value: str) -> None:
     """Whatever a variable holds: a connection or a refusal, which does not show it."""
     secret = f"{value}:hush!"
-    for begin in ("", "postgres://", "jdbc:mysql://", "Host=h;Database=d;Password=", "host=h user=u password="):
+    for begin in (
+        "",
+        "postgres://",
+        "mongodb://",
+        "jdbc:mysql://",
+        "Host=h;Database=d;Password=",
+        "host=h user=u password=",
+    ):
         told = ""
         try:
             connection(f"A={begin}{secret}")

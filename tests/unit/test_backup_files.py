@@ -238,6 +238,6 @@ def test_by_hand__restore_of_another_kind() -> None:
 
 
 def test_subject__hides_its_environment() -> None:
-    """Its text shows neither the environment nor the password."""
-    made = Subject(engine="postgres", target="t", env={"PGPASSWORD": "hush"}, password="hush")
+    """Its text does not show the environment, where the password is."""
+    made = Subject(engine="postgres", target="t", env={"PGPASSWORD": "hush"})
     assert "hush" not in repr(made)
