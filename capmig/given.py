@@ -44,6 +44,7 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "restore-command": "",
         "backup-timeout": "30m",
         "backup-keep": "5",
+        "backup-verify": "read",
         "backup-download": "",
         "backup-download-key": "",
         "backup-id": "",

@@ -72,6 +72,13 @@ class Engine(StrEnum):
     COMMAND = "command"
 
 
+class Verify(StrEnum):
+    """How it is proven that a backup can be restored: by reading all of it, or by doing it."""
+
+    READ = "read"
+    RESTORE = "restore"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backup:
     """What is backed up before the migration. `source`: the app's variable that names the database, or empty;
@@ -84,6 +91,7 @@ class Backup:
     timeout: float
     keep: int
     restore: bool
+    verify: Verify = Verify.READ
     command: tuple[str, ...] = ()
     restore_command: tuple[str, ...] = ()
 
@@ -296,6 +304,7 @@ def _backup(given: Given, mode: Mode) -> Backup | None:
         image=given.read("backup-image", syntax.image, ""),
         timeout=given.seconds("backup-timeout", low="1s", high="24h"),
         keep=given.read("backup-keep", lambda text: syntax.number(text, low=1, high=1000), 1),
+        verify=given.choice("backup-verify", Verify, Verify.READ),
         restore=given.read("restore-on-failure", syntax.yes_or_no, True),
         command=command,
         restore_command=restore_command,
@@ -306,8 +315,8 @@ def _backup(given: Given, mode: Mode) -> Backup | None:
         if not given.text("migrate-command") and not given.text("migrate-entrypoint"):
             given.problem("backup", "has no use without migrate-command or migrate-entrypoint")
         return backup
-    for name in ("backup-source", "backup-image", "backup-download"):
-        if given.text(name):
+    for name in ("backup-source", "backup-image", "backup-verify", "backup-download"):
+        if given.chosen(name):
             given.problem(name, "has no use without backup")
     return None
 

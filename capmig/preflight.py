@@ -9,10 +9,10 @@ from typing import TypeVar
 from capmig import plan
 from capmig.backup import sealing
 from capmig.backup.subject import Subject, node_of, service_names, subject_of
-from capmig.backup.tool import Tool
+from capmig.backup.tool import VERIFIED, Tool
 from capmig.caprover import CapRoverClient
 from capmig.errors import CapmigError, EngineRefused, LinkLost, Refused
-from capmig.inputs import Backup, Inputs
+from capmig.inputs import Backup, Inputs, Verify
 from capmig.plan import Plan
 from capmig.ports import Credentials, Log, Service, Swarm
 
@@ -85,7 +85,11 @@ def find_tool(swarm: Swarm, backup: Backup, service: Service) -> Tool:
     """What backs the app's data up, where, and with which image."""
     subject = subject_of(service, engine=backup.engine, source=backup.source, commands=backup.commands)
     node = node_of(service, swarm.nodes()) if subject.mounts else swarm.engine().node_id
-    return Tool(subject=subject, image=backup.image or _image(swarm, subject, service), node=node)
+    verifies = backup.verify is Verify.RESTORE
+    if verifies and subject.engine not in VERIFIED:
+        raise Refused([f"backup-verify: restore is there for {', '.join(VERIFIED)}, and not for {subject.engine}."])
+    image = backup.image or _image(swarm, subject, service)
+    return Tool(subject=subject, image=image, node=node, verifies=verifies)
 
 
 def _image(swarm: Swarm, subject: Subject, service: Service) -> str:

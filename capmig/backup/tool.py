@@ -27,6 +27,10 @@ ENDINGS = {
 }
 
 
+# Whose backups can be restored into a scratch database.
+VERIFIED = ("postgres", "mysql", "mariadb", "sqlite")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tool:
     """What backs the subject up: an image that has what it takes, on the node whose volume holds the backups."""
@@ -34,6 +38,7 @@ class Tool:
     subject: Subject
     image: str
     node: str  # ID
+    verifies: bool = False  # restores each backup into a scratch database
 
 
 @dataclass(kw_only=True)
@@ -108,6 +113,7 @@ def job_spec(
     template = service.spec["TaskTemplate"]
     own = template["ContainerSpec"]
     ours = {"CAPMIG_APP": app, "CAPMIG_ID": backup, "CAPMIG_KEEP": str(keep), "CAPMIG_ATTEMPT": attempt}
+    ours["CAPMIG_VERIFY"] = "restore" if tool.verifies else "read"
     env = {**tool.subject.env, **ours}
     container = {
         "Image": tool.image,

@@ -132,6 +132,15 @@ def interrupting(folder: Path, programs: Mapping[str, str]) -> Path:
     return folder
 
 
+def beside(folder: Path, path: str, name: str, text: str) -> str:
+    """A PATH on which a shell program of this name comes before the real one, which it calls as REAL."""
+    folder.mkdir()
+    real = shutil.which(name, path=path)
+    (folder / name).write_text(f"#!/bin/sh\n{text.replace('REAL', str(real))}\n")
+    (folder / name).chmod(0o755)
+    return f"{folder}:{path}"
+
+
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Path]:
     """A file system of its own that is soon full; made by root, or with sudo."""

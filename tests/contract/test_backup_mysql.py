@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.databases import UNPRIVILEGED, Backups, folder, interrupting, server, small_disk, wait_for
+from tests.contract.databases import UNPRIVILEGED, Backups, beside, folder, interrupting, server, small_disk, wait_for
 
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 PASSWORD = "pass-of-them-all"
@@ -234,3 +234,73 @@ def test_restore__broken_backup(mariadb: MariaDB, database: str, tmp_path: Path)
     os.truncate(backup.file, backup.file.stat().st_size // 2)
     assert "is broken" in backup.fails("restore")
     assert mariadb.whole(database) == before
+
+
+VERIFY = {"CAPMIG_VERIFY": "restore"}
+
+
+@pytest.fixture
+def may_verify(mariadb: MariaDB) -> Iterator[None]:
+    """The app's user may make databases beside its own."""
+    mariadb.sql(r"GRANT ALL ON `capmig\_verify\_%`.* TO app@'%'")
+    yield
+    mariadb.sql(r"REVOKE ALL ON `capmig\_verify\_%`.* FROM app@'%'")
+    assert scratch(mariadb) == ""
+
+
+def scratch(mariadb: MariaDB) -> str:
+    return mariadb.sql("SHOW DATABASES LIKE 'capmig%'")
+
+
+@pytest.mark.usefixtures("may_verify")
+def test_verify__restores_beside(mariadb: MariaDB, database: str, tmp_path: Path) -> None:
+    """Every table comes back with its rows in a database that is gone afterwards; the app's own is left alone."""
+    mariadb.sql(SCHEMA, user="app", database=database)
+    before = mariadb.whole(database)
+    backup = backups(mariadb, database, tmp_path / "backups")
+    backup.works("check", **VERIFY)
+    ran = backup.works("dump", **VERIFY)
+    assert "restored into a scratch database: 3 tables have the rows that they should have" in ran.output
+    assert mariadb.whole(database) == before
+    assert scratch(mariadb) == ""
+
+
+@pytest.mark.usefixtures("may_verify")
+def test_verify__finds_rows_that_do_not_come_back(mariadb: MariaDB, database: str, tmp_path: Path) -> None:
+    """A backup that reads well and restores to less is none: it is not kept, nor is the scratch database."""
+    mariadb.sql(SCHEMA, user="app", database=database)
+    path = beside(tmp_path / "programs", PATH, "gzip", """REAL "$@" | sed '/^INSERT INTO `orders`/,/;$/d'""")
+    backup = replace(backups(mariadb, database, tmp_path / "backups"), path=path)
+    assert "do not have as many rows: orders 49" in backup.fails("dump", **VERIFY)
+    assert list(backup.file.parent.iterdir()) == []
+
+
+@pytest.mark.usefixtures("may_verify")
+def test_verify__leaves_out_what_others_write(mariadb: MariaDB, database: str, tmp_path: Path) -> None:
+    """A table that has changed since the dump cannot be compared; the others are."""
+    mariadb.sql(SCHEMA, user="app", database=database)
+    delete = f"mariadb --no-defaults --socket={mariadb.socket} --user=root --execute='DELETE FROM latin' '{database}'"
+    path = beside(tmp_path / "programs", PATH, "mariadb-dump", f'REAL "$@" && MYSQL_PWD= {delete}')
+    backup = replace(backups(mariadb, database, tmp_path / "backups"), path=path)
+    assert "2 tables have the rows" in backup.works("dump", **VERIFY).output
+    assert mariadb.sql("SELECT count(*) FROM latin", database=database) == "0"
+
+
+def test_verify__needs_the_right_to_make_databases(mariadb: MariaDB, database: str, tmp_path: Path) -> None:
+    """Which is said before anything stops, with what to grant."""
+    backup = backups(mariadb, database, tmp_path / "backups")
+    backup.works("check")
+    assert r"GRANT ALL ON `capmig\_verify\_%`.*" in backup.fails("check", **VERIFY)
+
+
+@pytest.mark.usefixtures("may_verify")
+def test_verify__removes_what_a_killed_job_left(mariadb: MariaDB, database: str, tmp_path: Path) -> None:
+    """The next check drops the scratch database, whether it is to verify or not."""
+    mariadb.sql(SCHEMA, user="app", database=database)
+    path = beside(
+        tmp_path / "programs", PATH, "sed", 'case "$*" in *Dumping*) sleep 1; kill -KILL 0 ;; esac; exec REAL "$@"'
+    )
+    backup = backups(mariadb, database, tmp_path / "backups")
+    assert replace(backup, path=path).run("dump", **VERIFY).exit_code == -signal.SIGKILL
+    assert scratch(mariadb).startswith("capmig_verify_")
+    backup.works("check")

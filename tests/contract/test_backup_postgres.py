@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.databases import UNPRIVILEGED, Backups, folder, interrupting, server, small_disk, wait_for
+from tests.contract.databases import UNPRIVILEGED, Backups, beside, folder, interrupting, server, small_disk, wait_for
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])).parent
 PATH = f"{PROGRAMS}:{os.environ['PATH']}"
@@ -421,3 +421,68 @@ def test_prune__keeps_the_newest(tmp_path: Path) -> None:
         "capmig: backup=shop/20260102T000000Z-x.dump bytes=2",
         "capmig: backup=shop/20260103T000000Z-x.dump bytes=3",
     ]
+
+
+VERIFY = {"CAPMIG_VERIFY": "restore"}
+
+
+@pytest.mark.parametrize("user", ["postgres", "maker"])
+def test_verify__restores_beside(postgres: Postgres, database: str, tmp_path: Path, user: str) -> None:
+    """Every table comes back with its rows in a database that is gone afterwards; the app's own is left alone."""
+    create(postgres, database, user)
+    postgres.script(SCHEMA, user=user, database=database)
+    before = postgres.whole(database)
+    backup = backups(postgres, database, user, tmp_path / "backups")
+    backup.works("check", **VERIFY)
+    ran = backup.works("dump", **VERIFY)
+    assert "restored into a scratch database: 3 tables have the rows that they should have" in ran.output
+    assert ran.told["sha256"] == hashlib.sha256(backup.file.read_bytes()).hexdigest()
+    assert sorted(postgres.databases()) == sorted([*SYSTEM, database])
+    assert postgres.whole(database) == before
+
+
+def test_verify__finds_rows_that_do_not_come_back(postgres: Postgres, database: str, tmp_path: Path) -> None:
+    """A backup that reads well and restores to less is none: it is not kept, nor is the scratch database."""
+    create(postgres, database, "maker")
+    postgres.script(SCHEMA, user="maker", database=database)
+    loses = 'case "$*" in *--dbname*) exec REAL --schema-only "$@" ;; *) exec REAL "$@" ;; esac'
+    path = beside(tmp_path / "programs", PATH, "pg_restore", loses)
+    backup = replace(backups(postgres, database, "maker", tmp_path / "backups"), path=path)
+    assert "do not have as many rows: public.customers|200" in backup.fails("dump", **VERIFY)
+    assert list(backup.file.parent.iterdir()) == []
+    assert sorted(postgres.databases()) == sorted([*SYSTEM, database])
+    backup.works("dump")
+
+
+def test_verify__counts_what_the_dump_sees(postgres: Postgres, database: str, tmp_path: Path) -> None:
+    """Rows that come while the backup is made are neither in it nor missed: an app that runs goes on writing."""
+    create(postgres, database, "maker")
+    postgres.script(SCHEMA, user="maker", database=database)
+    path = beside(tmp_path / "programs", PATH, "pg_dump", 'psql -q -c "DELETE FROM events" && exec REAL "$@"')
+    backup = replace(backups(postgres, database, "maker", tmp_path / "backups"), path=path)
+    backup.works("dump", **VERIFY)
+    assert postgres.sql("SELECT count(*) FROM events", database=database) == "0"
+
+
+@pytest.mark.parametrize("user", ["plain", "guest"])
+def test_verify__needs_the_right_to_make_databases(
+    postgres: Postgres, database: str, tmp_path: Path, user: str
+) -> None:
+    """Which is said before anything stops."""
+    create(postgres, database, user)
+    backup = backups(postgres, database, user, tmp_path / "backups")
+    backup.works("check")
+    assert "backup-verify: restore needs a user who may create databases" in backup.fails("check", **VERIFY)
+
+
+def test_verify__removes_what_a_killed_job_left(postgres: Postgres, database: str, tmp_path: Path) -> None:
+    """The next check finds the scratch database and drops it, whether it is to verify or not."""
+    create(postgres, database, "maker")
+    postgres.script(SCHEMA, user="maker", database=database)
+    dies = 'case "$*" in *--dbname*) kill -KILL 0 ;; *) exec REAL "$@" ;; esac'
+    path = beside(tmp_path / "programs", PATH, "pg_restore", dies)
+    backup = backups(postgres, database, "maker", tmp_path / "backups")
+    assert replace(backup, path=path).run("dump", **VERIFY).exit_code == -signal.SIGKILL
+    assert [name for name in postgres.databases() if name.startswith("capmig_verify_")]
+    backup.works("check")
+    assert sorted(postgres.databases()) == sorted([*SYSTEM, database])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.databases import Backups, interrupting, small_disk
+from tests.contract.databases import Backups, beside, interrupting, small_disk
 
 PATH = os.environ["PATH"]
 SCHEMA = """
@@ -115,3 +115,25 @@ def test_dump__disk_full(path: Path, tmp_path: Path) -> None:
         backup = backups(path, disk)
         assert "the backup failed" in backup.fails("dump")
         assert list(backup.file.parent.iterdir()) == []
+
+
+VERIFY = {"CAPMIG_VERIFY": "restore"}
+
+
+def test_verify__unpacks_and_compares(path: Path, tmp_path: Path) -> None:
+    """The packed copy holds a whole database with the same rows, and nothing is left beside it."""
+    run(path, """CREATE TABLE "od'd "" name" (id); INSERT INTO "od'd "" name" VALUES (1), (2);""")
+    run(path, "CREATE VIRTUAL TABLE words USING fts5(word); INSERT INTO words VALUES ('x');")
+    backup = backups(path, tmp_path / "backups")
+    backup.works("check", **VERIFY)
+    assert "tables have the rows that they should have" in backup.works("dump", **VERIFY).output
+    assert [file.name for file in backup.file.parent.iterdir()] == [backup.file.name]
+
+
+def test_verify__finds_rows_that_do_not_come_back(path: Path, tmp_path: Path) -> None:
+    """A backup that unpacks to less is none."""
+    less = tmp_path / "less"
+    loses = f'REAL "$@" > {less}; [ "$1" != -dc ] || sqlite3 {less} "DELETE FROM customers"; cat {less}'
+    backup = replace(backups(path, tmp_path / "backups"), path=beside(tmp_path / "programs", PATH, "gzip", loses))
+    assert "do not have as many rows: customers|2" in backup.fails("dump", **VERIFY)
+    assert list(backup.file.parent.iterdir()) == []

@@ -17,7 +17,7 @@ from capmig.deploy import Report, carry_out
 from capmig.entry import Entry, Phase
 from capmig.errors import NeedsPerson, Refused
 from capmig.hand import Hand
-from capmig.inputs import Backup, Engine, Inputs
+from capmig.inputs import Backup, Engine, Inputs, Verify
 from capmig.plan import Plan
 from capmig.preflight import look
 from capmig.recover import Ending, recover
@@ -48,7 +48,7 @@ class Files(Database):
 
 
 def asked(engine: Engine, *, image: str = "") -> Inputs:
-    commands = {"command": DUMP, "restore_command": LOAD} if engine is Engine.COMMAND else {}
+    commands: dict[str, Any] = {"command": DUMP, "restore_command": LOAD} if engine is Engine.COMMAND else {}
     backup = Backup(engine=engine, source="", image=image, timeout=60.0, keep=5, restore=True, **commands)
     return inputs(backup=backup)
 
@@ -241,3 +241,25 @@ def test_subject__hides_its_environment() -> None:
     """Its text does not show the environment, where the password is."""
     made = Subject(engine="postgres", target="t", env={"PGPASSWORD": "hush"})
     assert "hush" not in repr(made)
+
+
+def test_verify__is_for_databases() -> None:
+    """A job is told to restore beside; what is no database has nothing to count rows in, which is said at once."""
+    world = Files()
+    for engine in (Engine.VOLUMES, Engine.COMMAND):
+        given = asked(engine)
+        assert given.backup is not None
+        given = replace(given, backup=replace(given.backup, verify=Verify.RESTORE))
+        with pytest.raises(Refused, match=f"backup-verify: restore is there for .*, and not for {engine}"):
+            look(world.swarm, given)
+
+
+@pytest.mark.parametrize("verify", list(Verify))
+def test_verify__is_told_to_the_jobs(verify: Verify) -> None:
+    """As a variable."""
+    world = Database()
+    backup = Backup(engine=Engine.AUTO, source="", image="", timeout=60.0, keep=5, restore=True, verify=verify)
+    made = look(world.swarm, inputs(backup=backup)).tool
+    assert made is not None
+    job = tool.job_spec(world.service, made, app=APP, name="job", action="dump")
+    assert f"CAPMIG_VERIFY={verify}" in job["TaskTemplate"]["ContainerSpec"]["Env"]

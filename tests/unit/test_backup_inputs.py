@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from capmig.errors import Refused
-from capmig.inputs import Backup, Download, Engine, Inputs, parse
+from capmig.inputs import Backup, Download, Engine, Inputs, Verify, parse
 
 GIVEN = {
     "server": "https://captain.example.com",
@@ -102,6 +102,14 @@ def test_mode_restore__needs_a_name() -> None:
     assert problems(mode="restore") == ["backup-id: is required"]
     for wrong in ("../x", "shop/../20260102T030405Z-x", "/etc/passwd", f"{name}/x", name.replace("shop-", "$x")):
         assert "is no backup such as" in problems(mode="restore", backup_id=wrong)[0]
+
+
+def test_verify() -> None:
+    """All of a backup is read, unless more is asked for; without a backup there is nothing to prove."""
+    given = [inputs(backup="auto", backup_verify=how).backup for how in ("", "read", "restore")]
+    assert [each.verify for each in given if each is not None] == [Verify.READ, Verify.READ, Verify.RESTORE]
+    assert problems(backup="auto", backup_verify="list") == ["backup-verify: 'list' must be one of read, restore"]
+    assert problems(backup_verify="restore") == ["backup-verify: has no use without backup"]
 
 
 def test_download__what_is_given(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from capmig import endings, report
 from capmig.errors import CapmigError
 from capmig.given import DEFAULTS
-from capmig.inputs import Engine, Mode, OnFailure, parse
+from capmig.inputs import Engine, Mode, OnFailure, Verify, parse
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,6 +95,11 @@ def test_readme__inputs() -> None:
 def test_readme__backup() -> None:
     """The README names the databases that can be backed up."""
     assert quoted(table("Inputs")["backup"][1]) == [str(each) for each in Engine]
+
+
+def test_readme__backup_verify() -> None:
+    """The README names the ways to prove a backup."""
+    assert quoted(table("Inputs")["backup-verify"][1]) == [str(each) for each in Verify]
 
 
 def test_readme__on_failure() -> None:

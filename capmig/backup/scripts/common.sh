@@ -10,6 +10,7 @@ work=$(mktemp -d)
 child=
 ticker=
 summing=
+unproven=
 
 say() { printf '%s\n' "$*"; }
 tell() { say "capmig: $*"; }
@@ -18,7 +19,9 @@ seconds() { say $(($(date +%s) - began)); }
 bytes() { wc -c < "$1" | tr -d ' '; }
 free() { df -Pk "$folder" | awk 'NR == 2 { printf "%.0f\n", $4 * 1024 }'; }
 words() { tail -n 5 "$1" | cut -c 1-500; }
-end() { [ -z "$ticker" ] || kill -KILL "$ticker" 2> /dev/null || true; rm -rf "$work"; }
+end() { [ -z "$ticker" ] || kill -KILL "$ticker" 2> /dev/null || true; clear_scratch; rm -rf "$work" "$unproven"; }
+# What a script has made to try a backup, and which goes in every case.
+clear_scratch() { :; }
 trap end EXIT
 trap 'trap "" TERM INT; [ -z "$child" ] || kill "$child" 2> /dev/null || true; exit 143' TERM INT
 
@@ -68,11 +71,24 @@ sum() { sha256sum "$1" > "$work/sum" & summing=$!; }
 # Takes the finished file $1 as the backup.
 keep() {
     [ -n "$summing" ] || sum "$1"
+    unproven=
     wait "$summing" || fail "the backup cannot be summed up"
     flush "$1"
     mv "$1" "$file"
     flush "${file%/*}"
     tell "id=$CAPMIG_ID bytes=$(bytes "$file") sha256=$(cut -d ' ' -f 1 "$work/sum") seconds=$(seconds)"
+}
+
+# Whether the backup is to be restored into a scratch database, to see that it can be.
+verifies() { [ "${CAPMIG_VERIFY:-}" = restore ]; }
+# One name for each app and database, so that one which a killed job left is found again.
+scratch_of() { say "capmig_verify_$(printf '%s' "$CAPMIG_APP/$1" | cksum | cut -d ' ' -f 1)"; }
+
+# Compares the lines `TABLE COUNT` in the files $1 and $2: each of the first has to be in the second.
+compare() {
+    lost=$(grep -v -x -F -f "$2" "$1" | head -n 3 || true)
+    [ -z "$lost" ] || fail "the backup was restored into a scratch database, where these tables do not have as many rows: $lost"
+    say "restored into a scratch database: $(wc -l < "$1" | tr -d ' ') tables have the rows that they should have"
 }
 
 found() { [ -f "$file" ] || fail "this node has no backup $CAPMIG_ID"; }

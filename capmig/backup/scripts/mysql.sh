@@ -5,6 +5,9 @@ database=$CAPMIG_DATABASE
 name=\`$(say "$database" | sed 's/`/``/g')\`
 text="'$(say "$database" | sed "s/['\\\\]/\\\\&/g")'"
 
+scratch=$(scratch_of "$database")
+client=
+
 find_client() {
     client=mysql dumper=mysqldump
     ! command -v mariadb > /dev/null || client=mariadb
@@ -63,6 +66,9 @@ check() {
     [ -z "$others" ] || may_do 'SUPER|SET USER|SET_USER_ID|SET_ANY_DEFINER|ALL PRIVILEGES ON \*' || fail "the app's user could not restore what belongs to others: $others"
     may_do 'ALL PRIVILEGES|DROP' || fail "the app's user may not drop the database, which a restore does"
     may_do 'ALL PRIVILEGES|CREATE' || fail "the app's user may not create the database, which a restore does"
+    clear_scratch
+    ! verifies || sql "CREATE DATABASE $scratch" 2> "$work/errors" && clear_scratch ||
+        fail "backup-verify: restore needs a user who may make a database beside his own (GRANT ALL ON \`capmig\\_verify\\_%\`.* TO …): $(words "$work/errors")"
     room "$(size)"
     tell "method=recreate server=$server"
 }
@@ -86,15 +92,50 @@ dump_to() {
 
 whole() { gzip -t "$1" && [ -n "$(gzip -dc "$1" | tail -n 3 | grep -e '-- Dump completed')" ]; }
 
+# $1: a database; writes into $2 how many rows each of its tables has.
+count_rows() {
+    connected "$client" --batch --raw --skip-column-names --execute="
+        SELECT concat('SELECT ', quote(table_name), ', count(*) FROM \`', replace(table_schema, '\`', '\`\`'), '\`.\`', replace(table_name, '\`', '\`\`'), '\`;')
+        FROM information_schema.tables WHERE table_schema = '$(say "$1" | sed "s/['\\\\]/\\\\&/g")' AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')" > "$work/queries" 2> "$work/errors" &&
+        connected "$client" --batch --skip-column-names < "$work/queries" > "$2" 2> "$work/errors" || fail "the rows cannot be counted: $(words "$work/errors")"
+}
+
+# Restores the file $1 into a scratch database, and compares with the tables that nobody wrote to meanwhile.
+try_restore() {
+    say "restoring into a scratch database"
+    count_rows "$database" "$work/after"
+    grep -x -F -f "$work/after" "$work/before" > "$work/counts" || true
+    clear_scratch
+    run fill_scratch "$1" 2> "$work/errors" || true
+    grep -q '^capmig-done$' "$work/out" || fail "the backup cannot be restored into a scratch database: $(words "$work/errors")"
+    count_rows "$scratch" "$work/restored"
+    compare "$work/counts" "$work/restored"
+    clear_scratch
+}
+
+# Without events, which would run there; what follows them has no rows.
+fill_scratch() {
+    {
+        say "CREATE DATABASE $scratch;"
+        gzip -dc "$1" | LC_ALL=C sed -e '/^-- Dumping events for database/,$d' -e "1,60{/^CREATE DATABASE /d; s/^USE .*;\$/USE $scratch;/;}"
+        say "SELECT 'capmig-done';"
+    } | connected "$client" --batch --skip-column-names --binary-mode > "$work/out"
+}
+
+clear_scratch() { [ -z "$client" ] || sql "DROP DATABASE IF EXISTS $scratch" > /dev/null 2>&1 || true; }
+
 dump() {
     find_client
     needed=$(size) || fail "the database cannot be reached"
+    ! verifies || count_rows "$database" "$work/before"
     room "$needed"
     mkdir -p "${file%/*}"
     rm -f "${file%/*}"/*.part
     dump_to "$file.part" || { rm -f "$file.part"; fail "the dump failed: $(words "$work/errors")"; }
     sum "$file.part"
     whole "$file.part" 2> "$work/errors" || { rm -f "$file.part"; fail "the dump cannot be read back: $(words "$work/errors")"; }
+    unproven=$file.part
+    ! verifies || try_restore "$file.part"
     keep "$file.part"
 }
 

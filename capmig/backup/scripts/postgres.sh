@@ -2,6 +2,9 @@
 database=$PGDATABASE
 export PGCONNECT_TIMEOUT="${PGCONNECT_TIMEOUT:-10}" PGAPPNAME=capmig
 
+scratch=$(scratch_of "$database")
+maintenance=
+
 sql() { psql -X -q -A -t -v ON_ERROR_STOP=1 -v database="$database" "$@"; }
 admin() { PGDATABASE=$maintenance sql -v new="${new:-}" -v old="${old:-}" "$@"; }
 exists() { [ -n "$(say "SELECT 1 FROM pg_database WHERE datname = :'name'" | admin -v name="$1")" ]; }
@@ -55,6 +58,9 @@ check() {
     [ -z "$foreign" ] || fail "the app's user could not restore what belongs to others: $foreign"
     room "$(size)"
     find_maintenance
+    clear_scratch
+    ! verifies || can_swap ||
+        fail "backup-verify: restore needs a user who may create databases (ALTER ROLE … CREATEDB), to whom this one and its extensions belong"
     tell "method=$(can_swap && say swap || say in-place) server=$((version / 10000)) client=$client"
 }
 
@@ -68,16 +74,66 @@ dump_to() {
     return "$status"
 }
 
+# Dumps into $1 and counts the rows of all tables, by one snapshot: others may be writing.
+counted_dump_to() {
+    tick "$1" "dumping"
+    counting > "$work/queries"
+    {
+        say 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;'
+        say 'SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;'
+        say 'SELECT pg_export_snapshot() AS snapshot \gset'
+        say '\setenv CAPMIG_SNAPSHOT :snapshot'
+        say '\! pg_dump --snapshot="$CAPMIG_SNAPSHOT" --format=custom --compress=1 --lock-wait-timeout=60s --file="$CAPMIG_TARGET"; echo $? > "$CAPMIG_STATUS"'
+        cat "$work/queries"
+        say 'COMMIT;'
+    } > "$work/program"
+    export CAPMIG_TARGET="$1" CAPMIG_STATUS="$work/status"
+    status=0
+    run sql --output="$work/counts" -f "$work/program" 2> "$work/errors" || status=$?
+    untick
+    [ "$status" = 0 ] && [ "$(cat "$work/status")" = 0 ]
+}
+
+# SQL that says of each table how many rows it has. What an extension has made comes with the extension.
+counting() {
+    cat <<- 'SQL'
+		SET search_path = '';
+		SELECT format('SELECT %L, count(*) FROM ONLY %s', oid::regclass, oid::regclass) FROM pg_class
+		WHERE relkind = 'r' AND relpersistence <> 't' AND relnamespace <> 'information_schema'::regnamespace
+		AND NOT starts_with(relnamespace::regnamespace::text, 'pg_') AND NOT EXISTS (
+		    SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')
+		\gexec
+	SQL
+}
+
+# Restores the file $1 into a scratch database, and compares.
+try_restore() {
+    say "restoring into a scratch database"
+    properties "$1"
+    new=$scratch
+    fill "$1"
+    counting > "$work/queries"
+    PGDATABASE=$scratch sql --output="$work/restored" -f "$work/queries" 2> "$work/errors" || fail "the scratch database cannot be read: $(words "$work/errors")"
+    compare "$work/counts" "$work/restored"
+    clear_scratch
+}
+
+clear_scratch() { [ -z "$maintenance" ] || ! exists "$scratch" || drop "$scratch" || say "the scratch database $scratch is left: $(words "$work/errors")"; }
+
 dump() {
     needed=$(size) || fail "the database cannot be reached"
+    ! verifies || find_maintenance
     room "$needed"
     mkdir -p "${file%/*}"
     rm -f "${file%/*}"/*.part
-    dump_to "$file.part" || { rm -f "$file.part"; fail "pg_dump failed: $(words "$work/errors")"; }
+    if verifies; then how=counted_dump_to; else how=dump_to; fi
+    "$how" "$file.part" || { rm -f "$file.part"; fail "pg_dump failed: $(words "$work/errors")"; }
     sum "$file.part"
     # Reading all of it is what shows that it can be read.
     run pg_restore --file=/dev/null "$file.part" 2> "$work/errors" ||
         { rm -f "$file.part"; fail "the dump cannot be read back: $(words "$work/errors")"; }
+    unproven=$file.part
+    ! verifies || try_restore "$file.part"
     keep "$file.part"
 }
 
@@ -152,8 +208,8 @@ drop() {
 
 # What the archive says of the database itself: owner, grants, settings, comment, and the line that creates it.
 properties() {
-    pg_restore --list --create "$file" | grep -E '^[0-9]+; [0-9]+ [0-9]+ (DATABASE|((ACL|COMMENT|SECURITY LABEL) - DATABASE)) ' > "$work/entries" || true
-    pg_restore --create --use-list="$work/entries" --file="$work/properties" "$file"
+    pg_restore --list --create "$1" | grep -E '^[0-9]+; [0-9]+ [0-9]+ (DATABASE|((ACL|COMMENT|SECURITY LABEL) - DATABASE)) ' > "$work/entries" || true
+    pg_restore --create --use-list="$work/entries" --file="$work/properties" "$1"
     sed -n 's/^CREATE DATABASE .* WITH TEMPLATE = template0/CREATE DATABASE :"new" WITH TEMPLATE = template0/p' "$work/properties" > "$work/create"
     sed -i -e '/^CREATE DATABASE /d' -e '/^\\/d' "$work/properties"
 }
@@ -161,15 +217,9 @@ properties() {
 # Restores into a new database and exchanges the names: whoever connects sees the one or the other, whole. A killed one
 # is repeated from the start, except that the exchange itself is done once: the old database under its other name shows it.
 swap() {
-    properties
+    properties "$file"
     if ! exists "$old"; then
-        drop "$new" || fail "$new, left by a restore that was killed, cannot be removed: $(words "$work/errors")"
-        admin -f "$work/create" 2> "$work/errors" || fail "no new database can be made: $(words "$work/errors")"
-        run pg_restore --exit-on-error --dbname="$new" "$file" 2> "$work/errors" || {
-            words "$work/errors" > "$work/why"
-            drop "$new" || true
-            fail "pg_restore failed: $(cat "$work/why")"
-        }
+        fill "$file"
         PGDATABASE=$new sql -c 'ANALYZE' > /dev/null 2>&1 || true
         if ! exchange; then
             say "a new database cannot take its place: restoring in place"
@@ -180,6 +230,17 @@ swap() {
     PGDATABASE=$maintenance psql -X -q -f "$work/properties" > /dev/null 2> "$work/errors" || true
     [ ! -s "$work/errors" ] || say "not everything of the database itself could be set: $(words "$work/errors")"
     drop "$old" || say "the failed database is left as $old: $(words "$work/errors")"
+}
+
+# Makes the database $new anew from the file $1.
+fill() {
+    drop "$new" || fail "$new, left by a job that was killed, cannot be removed: $(words "$work/errors")"
+    admin -f "$work/create" 2> "$work/errors" || fail "no new database can be made: $(words "$work/errors")"
+    run pg_restore --exit-on-error --dbname="$new" "$1" 2> "$work/errors" || {
+        words "$work/errors" > "$work/why"
+        drop "$new" || true
+        fail "pg_restore failed: $(cat "$work/why")"
+    }
 }
 
 exchange() {
@@ -220,7 +281,7 @@ in_place() {
     pg_restore --list "$file" | grep -v -F -f "$work/foreign" > "$work/list"
     run refill || true
     grep -q '^capmig-committed$' "$work/out" || fail "restoring in place failed, and left the database as it was: $(words "$work/errors")"
-    properties
+    properties "$file"
     sql -c 'ANALYZE' > /dev/null 2>&1 || true
     psql -X -q -f "$work/properties" > /dev/null 2>&1 || true
 }
