@@ -12,6 +12,7 @@ from types import MappingProxyType
 from capmig import parse as syntax
 from capmig.errors import Refused
 from capmig.given import DEFAULTS, Given
+from capmig.masking import worth_masking
 from capmig.ports import Credentials
 
 
@@ -336,13 +337,19 @@ def _download(given: Given, mode: Mode, workspace: str) -> Download | None:
     return Download(path=path, workspace=Path(workspace), key=key)
 
 
+SECRETS = ("token", "password", "otp", "registry-password", "ssh-key-passphrase")
+
+
 def _commands(given: Given, engine: Engine) -> list[tuple[str, ...]]:
     """backup-command and restore-command: both with `backup: command`, and neither without."""
     found = []
     for name, what in (("backup-command", "writes the backup to its standard output"), ("restore-command", "reads it")):
         no_words: tuple[str, ...] = ()
-        words = given.read(name, syntax.command, no_words)
-        if engine is Engine.COMMAND and not given.text(name):
+        words = given.read(name, syntax.readable_command, no_words)
+        shown = [each for each in SECRETS if worth_masking(given.text(each)) and given.text(each) in given.text(name)]
+        if shown:
+            given.problem(name, f"holds the value of {shown[0]}, and the journal keeps it readable")
+        elif engine is Engine.COMMAND and not given.text(name):
             given.problem(name, f"is required with backup: command; it {what}")
         elif engine is not Engine.COMMAND and given.text(name):
             given.problem(name, "goes with backup: command")

@@ -238,6 +238,17 @@ def command(text: str) -> tuple[str, ...]:
     return _without_nul(words)
 
 
+def readable_command(text: str) -> tuple[str, ...]:
+    """Words of a command that are kept where others can read them: none may have a password in a URL."""
+    words = command(text)
+    if any(re.search(r"://[^\s/@:]*:[^\s/@$]+@", word) for word in words):
+        raise ValueError(
+            "has a password in a URL, and is kept readable: have a shell take it from the app's environment, "
+            "as in sh -c 'dump \"$DATABASE_URL\"'"
+        )
+    return words
+
+
 def _strings(text: str) -> tuple[str, ...]:
     node = _yaml(text)
     if not isinstance(node, yaml.SequenceNode) or not node.value:

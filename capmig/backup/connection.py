@@ -37,6 +37,7 @@ LIBPQ = {
 # Words in the name of a variable, or as the value of its ENGINE part.
 ENGINE_WORDS = dict.fromkeys(("postg", "pgsql", "psql"), "postgres")
 ENGINE_WORDS |= {"maria": "mariadb", "mysql": "mysql", "mongo": "mongodb"}
+FILES = "For data in files there is backup: volumes."
 DECIDE = "Say which variable names the database with the input backup-source."
 
 
@@ -119,7 +120,7 @@ def _one(
         names = ", ".join(sorted(each.source for each in found))
         raise Refused([f"backup-source: the app's environment names several databases, in {names}. {DECIDE}"])
     if not different:
-        seen = f"The app's variables are: {_list(variables)}. {DECIDE}"
+        seen = f"The app's variables are: {_list(variables)}. {DECIDE} {FILES if engine == 'auto' else ''}".rstrip()
         wanted = "" if engine == "auto" else f" ({engine})"
         raise Refused(problems or [f"backup: the app's environment names no database{wanted}. {seen}"])
     return found[0]

@@ -250,6 +250,7 @@ def test_find__source_may_be_any_of_a_group() -> None:
     [
         (["A=1", "B=2"], "", "names no database. The app's variables are: A, B."),
         ([], "", "The app's variables are: none."),
+        ([], "", "with the input backup-source. For data in files there is backup: volumes."),
         (["A=1"], "C", "the app has no variable C. It has: A."),
         (["A=hush"], "A", "the value of A is no way to name a database"),
         (["A=postgres://u:hush@h"], "", ""),

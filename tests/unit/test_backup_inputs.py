@@ -87,6 +87,23 @@ def test_backup__commands_that_are_wrong() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("dump postgres://u:hush@h/d", "has a password in a URL"),
+        ("sh -c 'dump \"mongodb://u:hush@h/d\"'", "has a password in a URL"),
+        ("dump --key t0ken-of-app", "holds the value of token"),
+    ],
+)
+def test_backup__commands_with_a_secret(command: str, words: str) -> None:
+    """The journal keeps the commands readable; what the app's environment holds can be named there."""
+    (found,) = problems(token="t0ken-of-app", backup="command", backup_command=command, restore_command="load")
+    assert words in found
+    assert "hush" not in found
+    by_name = {"backup_command": """sh -c 'dump "postgres://u:$PASSWORD@h/d"'""", "restore_command": "load u@h:/x"}
+    assert inputs(backup="command", **by_name).backup is not None
+
+
 @pytest.mark.parametrize("mode", ["backup", "list-backups"])
 def test_modes__find_the_database_by_themselves(mode: str) -> None:
     """They need neither an image nor a migration."""
