@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from capmig.errors import Conflict, DeployFailed, Exists, FateUnknown, TimedOut, remedy
@@ -178,9 +179,9 @@ def _removed(hand: Hand, job: Service, grace: float) -> bool | None:
     """Whether the service and every task of it are gone."""
     if hand.swarm.service(job.name) is not None:
         hand.journal.fence()
-        try:
+        with suppress(FateUnknown, Conflict):
             hand.swarm.remove_service(job)
-        except (FateUnknown, Conflict):
+        if hand.swarm.service(job.name) is not None:
             return None
     if _alive(hand, job):
         hand.journal.fence()

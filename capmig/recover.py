@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capmig import jobs, rollout, stages
 from capmig.backup import stages as backups
@@ -119,8 +119,12 @@ def _nothing_happened(hand: Hand) -> Ending:
     entry = hand.journal.entry
     jobs.sweep(hand)
     if entry.stopped_at:
-        hand.journal.leave(phase=Phase.DOWN)
-        return Ending(result="stayed-down", entry=entry)
+        service = rollout.service_of(hand, entry.service)
+        if not service.replicas:
+            hand.journal.leave(phase=Phase.DOWN)
+            return Ending(result="stayed-down", entry=entry)
+        # Somebody has brought it up since.
+        entry = replace(entry, previous_image=service.image, replicas=service.replicas)
     hand.journal.release()
     return Ending(result="unchanged", entry=entry)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 from capmig.errors import Conflict, EngineRefused, Exists
@@ -21,6 +21,10 @@ Hook = Callable[[str, tuple[Any, ...]], None]
 
 STOP_LIMIT = 12.0
 PIECE = 64 * 1024
+
+
+class Silent(Exception):
+    """Raised by a hook before a change: it is answered as done, and is not."""
 
 
 def fake_node(
@@ -247,6 +251,10 @@ class FakeSwarm:
         self.after_call(act.__name__, seen)
         return result
 
+    def _change(self, act: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        with suppress(Silent):
+            self._call(act, *args, **kwargs)
+
     def engine(self) -> Engine:
         return self._call(self.direct.engine)
 
@@ -257,13 +265,13 @@ class FakeSwarm:
         return self._call(self.direct.services, label)
 
     def create_service(self, spec: Spec, credentials: Credentials | None = None) -> None:
-        self._call(self.direct.create_service, spec, credentials)
+        self._change(self.direct.create_service, spec, credentials)
 
     def update_service(self, service: Service, spec: Spec) -> None:
-        self._call(self.direct.update_service, service, spec)
+        self._change(self.direct.update_service, service, spec)
 
     def remove_service(self, service: Service) -> None:
-        self._call(self.direct.remove_service, service)
+        self._change(self.direct.remove_service, service)
 
     def tasks(self, service: Service) -> list[Task]:
         return self._call(self.direct.tasks, service)
@@ -296,13 +304,13 @@ class FakeSwarm:
         return self._call(self.direct.config, name)
 
     def create_config(self, name: str, labels: Mapping[str, str]) -> None:
-        self._call(self.direct.create_config, name, labels)
+        self._change(self.direct.create_config, name, labels)
 
     def update_config(self, config: Config, labels: Mapping[str, str]) -> None:
-        self._call(self.direct.update_config, config, labels)
+        self._change(self.direct.update_config, config, labels)
 
     def remove_config(self, config: Config) -> None:
-        self._call(self.direct.remove_config, config)
+        self._change(self.direct.remove_config, config)
 
 
 def _as_service(service: FakeService) -> Service:

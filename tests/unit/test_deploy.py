@@ -153,19 +153,19 @@ def test_deploy__that_fails_early_tells_whether_an_app_that_was_left_down_is_up(
     assert (world.journal is None) == bool(replicas)
 
 
-@pytest.mark.parametrize("replicas", [0, 1])
-def test_deploy__that_cannot_look_leaves_an_app_that_was_left_down_as_it_is(replicas: int) -> None:
-    """Who cannot even see whether it was brought up by hand since does not stop it."""
+@pytest.mark.parametrize(("replicas", "result"), [(0, "stayed-down"), (1, "unchanged")])
+def test_deploy__that_cannot_look_leaves_an_app_that_was_left_down_as_it_is(replicas: int, result: str) -> None:
+    """Who fails before having seen whether it was brought up by hand since does not stop it."""
     world = left_down(replicas)
     hand = world.hand()
 
     def look_in_vain() -> Plan:
         raise LinkLost("gone")
 
-    deploy(hand, look_in_vain)
+    report = deploy(hand, look_in_vain)
     assert world.running == [OLD] * replicas
-    assert world.journal is not None
-    assert world.journal.phase is Phase.DOWN
+    assert (report.ending.result, report.ending.entry.replicas) == (result, replicas or 2)
+    assert (world.journal is None) == bool(replicas)
 
 
 @pytest.mark.parametrize(("replicas", "former"), [(0, 2), (1, 1)])

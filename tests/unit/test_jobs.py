@@ -14,7 +14,7 @@ from capmig.hand import Hand
 from capmig.ports import Credentials, Spec
 from capmig.preflight import look
 from tests.fakes.log import RecordingLog
-from tests.fakes.swarm import Run, app_spec, fake_node
+from tests.fakes.swarm import Run, Silent, app_spec, fake_node
 from tests.fakes.world import APP, NEW, OLD, World, inputs
 
 
@@ -215,6 +215,26 @@ def test_stop__returns_once_the_process_has_ended() -> None:
     assert world.clock.monotonic() - began >= 5.0
     assert not world.swarm.alive(job.name)
     jobs.stop(hand, job.name)
+
+
+def test_stop__looks_whether_what_was_answered_as_done_is_done() -> None:
+    """A removal that took no effect is asked for again, also when the job has ended by itself."""
+    world = World()
+    hand = holding(world)
+    job = jobs.start(hand, migration(world), None)
+    jobs.wait_for_end(hand, job, timeout=60.0, source="migration")
+    asked: list[str] = []
+
+    def ignore_once(name: str, args: object) -> None:
+        if name == "remove_service":
+            asked.append(name)
+            if len(asked) == 1:
+                raise Silent
+
+    world.swarm.before_call = ignore_once
+    jobs.stop(hand, job.name)
+    assert len(asked) == 2
+    assert world.jobs == []
 
 
 def test_stop__cannot_be_proven_on_a_lost_node() -> None:
