@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from capmig.backup.tool import VOLUME
@@ -30,12 +29,12 @@ URL = "DATABASE_URL=postgres://web:hush-hush@srv-captain--db/web"
 
 
 class Database(World):
-    """A world with such a database. `saved`: what the last backup holds; `did`: the jobs' actions, in their order;
-    `jobs_do`: how the job of an action behaves, in place of the default."""
+    """A world with such a database. `backups`: what each holds, by its ID; `saved`: what the last one holds; `did`: the
+    jobs' actions, in their order; `jobs_do`: how the job of an action behaves, in place of the default."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**({"spec": app_spec(APP, OLD, env=[URL])} | options))
-        self.saved: int | str | None = None
+        self.backups: dict[str, int | str] = {}
         self.did: list[str] = []
         self.jobs_do: dict[str, Run] = {}
         self.swarm.images[SERVER] = Run()
@@ -47,9 +46,11 @@ class Database(World):
         """What a job of the database's client does."""
         action = spec["Labels"][KIND_LABEL].removeprefix("backup-")
         env = dict(line.split("=", 1) for line in spec["TaskTemplate"]["ContainerSpec"]["Env"])
+        backup, keep = env["CAPMIG_ID"], int(env["CAPMIG_KEEP"])
         effects: dict[str, Callable[[], None]] = {
-            "dump": partial(self.save, env["CAPMIG_ID"]),
-            "restore": self.bring_back,
+            "dump": lambda: self.save(backup),
+            "restore": lambda: self.bring_back(backup),
+            "prune": lambda: self.prune(keep),
         }
         output = {"dump": TOLD, "restore": "capmig: method=swap"}.get(action, "")
         run = self.jobs_do.get(action) or Run(duration=2.0, output=((1.0, output),))
@@ -57,11 +58,20 @@ class Database(World):
         at = [(run.duration, ends)] if run.duration and run.exit_code == 0 else []
         return replace(run, effects=[(0.0, lambda: self.did.append(action)), *at])
 
-    def save(self, name: str) -> None:
-        self.saved = self.schema
-        self.swarm.direct.files[VOLUME, name] = DUMP
+    @property
+    def saved(self) -> int | str | None:
+        return self.backups[max(self.backups)] if self.backups else None
 
-    def bring_back(self) -> None:
-        if self.saved is None:
-            raise AssertionError("a restore without a backup")
-        self.schema = self.saved
+    def save(self, backup: str) -> None:
+        self.backups[backup] = self.schema
+        self.swarm.direct.files[VOLUME, backup] = DUMP
+
+    def bring_back(self, backup: str) -> None:
+        if backup not in self.backups:
+            raise AssertionError(f"there is no backup {backup} to restore")
+        self.schema = self.backups[backup]
+
+    def prune(self, keep: int) -> None:
+        for backup in sorted(self.backups)[: len(self.backups) - keep]:
+            del self.backups[backup]
+            self.swarm.direct.files.pop((VOLUME, backup), None)

@@ -12,6 +12,7 @@ from capmig.journal import config_name
 from capmig.ports import Service
 from tests.fakes.orchestrator import copy_of
 from tests.fakes.world import APP
+from tests.simulation.faults import moment
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Scenario
@@ -21,7 +22,7 @@ BUSY = 25.0  # …and until which the first run does most of what it does
 
 
 def add(scenario: Scenario) -> None:
-    """Choose, by the seed, what happens and when."""
+    """Choose, by the seed, what happens and when: some time, or just when the first run has sent a call."""
     random = scenario.random
     trouble = random.choice(CAPROVER) if random.random() < 0.2 else None
     if trouble is not None:
@@ -48,8 +49,11 @@ def _at(scenario: Scenario, act: Callable[[Scenario], None]) -> None:
         scenario.faults.tell("world", act.__name__)
         act(scenario)
 
-    until = scenario.random.choice((BUSY, LAST))
-    scenario.clock.call_later(scenario.random.uniform(0.0, until), go)
+    random = scenario.random
+    if random.random() < 0.5:
+        scenario.faults.at["run 1", moment(random)] = go
+    else:
+        scenario.clock.call_later(random.uniform(0.0, random.choice((BUSY, LAST))), go)
 
 
 def save_and_update(scenario: Scenario) -> None:

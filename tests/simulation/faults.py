@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Any, Literal
 
+from capmig.entry import Entry, Phase
 from capmig.errors import CapmigError, CapRoverBusy, CapRoverRefused, EngineRefused, FateUnknown, LinkLost
 from capmig.ports import BuildState
+from tests.fakes.swarm import Silent
 from tests.fakes.world import World
 from tests.simulation.scheduler import Killed, Scheduler
 
@@ -18,58 +21,94 @@ CHANGES = frozenset(
     {"create_service", "update_service", "remove_service", "create_config", "update_config", "remove_config"}
 )
 ACTS = CHANGES | {"stop_containers"}
+LOOKS = frozenset({"service", "tasks"})  # what comes last before an act
+# Changes that may be answered as done, and are not. With the journal's there would be no lock at all.
+SILENT = frozenset({"create_service", "update_service", "remove_service"})
 LOSSES: tuple[Literal["none", "taken", "late"], ...] = ("none", "taken", "late")
+
+# The how-manieth of a process's calls, of its calls since something went wrong with it ("hit"), of its acts, or of its
+# acts while its journal says this phase.
+Moment = tuple[str, int]
+NEVER: Moment = ("call", 0)
+PHASES = tuple(phase for phase in Phase if phase != Phase.DOWN)
+
+
+def moment(random: Random) -> Moment:
+    """Any, such that each phase and each act in it has its turn, however few they are among the calls."""
+    match random.randrange(8):
+        case 0 | 1:
+            return "call", random.randrange(1, 220)
+        case 2:
+            return "act", random.randrange(1, 30)
+        case 3:
+            return "hit", random.randrange(1, 5)
+        case _:
+            return random.choice(PHASES), min(random.randrange(1, 8), random.randrange(1, 8))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weather:
     """What may happen to a process. `rate`: the share of calls that something happens to.
 
-    `killed_at`: the number of the call at which it dies, once that has taken effect if `killed_after`; `frozen_at`: the
-    number of the call after which it stands still for `frozen_for` seconds while others go on; `link_down`: from when
-    to when nothing of it arrives.
+    `struck_at`: when something surely does; `killed_at`: when it dies, once its call has taken effect if
+    `killed_after`; `frozen_at`: when it stands still for `frozen_for` seconds while others go on: after this call, or,
+    after an act, between the look that comes before the next one and that; `link_down`: from when to when nothing of it
+    arrives.
     """
 
     rate: float = 0.0
-    killed_at: int = 0
+    struck_at: Moment = NEVER
+    killed_at: Moment = NEVER
     killed_after: bool = False
-    frozen_at: int = 0
+    frozen_at: Moment = NEVER
     frozen_for: float = 0.0
     link_down: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(kw_only=True)
 class Process:
-    """A process of capmig: who it is in the journal, its weather, and how many calls it has made."""
+    """A process of capmig: who it is in the journal, its weather, what it has done so far, and the moments of now."""
 
     name: str
     holder: str
     weather: Weather
     random: Random
-    calls: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    now: frozenset[Moment] = frozenset()
+    freezes: bool = False  # after its next look
+    hit: bool = False  # something has gone wrong with it
     after: Callable[[], None] | None = None  # what happens once the call under way has taken effect
     late: Callable[[], None] | None = None  # a change that the managers may still agree upon
     ended: bool = False
 
     @property
     def well(self) -> bool:
-        """It lives, and nothing happens to it."""
-        return not self.ended and self.weather == Weather()
+        """It lives, and nothing has gone wrong with it."""
+        return not self.ended and not self.hit
 
 
 class Faults:
     """The hooks of the fake swarm; and CapRover as the processes reach it (it implements ports.CapRover).
 
     `processes`: by the name of their actor; whoever else calls is left alone. `effect` is told of each act of a process
-    when it has just taken effect. `trace`: (time, who, what) of everything.
+    when it has just taken effect; `entry`: the journal. `trace`: (time, who, what) of everything. `at`: what else
+    happens just when a process has sent a call, by its name and the moment.
     """
 
-    def __init__(self, clock: Scheduler, world: World, effect: Callable[[Process, str, tuple[Any, ...]], None]) -> None:
+    def __init__(
+        self,
+        clock: Scheduler,
+        world: World,
+        effect: Callable[[Process, str, tuple[Any, ...]], None],
+        entry: Callable[[], Entry | None],
+    ) -> None:
         self.processes: dict[str, Process] = {}
         self.trace: list[tuple[float, str, str]] = []
+        self.at: dict[tuple[str, Moment], Callable[[], None]] = {}
         self._clock = clock
         self._world = world
         self._effect = effect
+        self._entry = entry
         world.swarm.before_call = self._before
         world.swarm.after_call = self._after
 
@@ -84,15 +123,16 @@ class Faults:
     def _before(self, name: str, args: tuple[Any, ...]) -> None:
         process = self._process()
         if process is not None:
-            self._arrive(process, name)
+            self._arrive(process, name, acts=name in ACTS)
             if process.weather.link_down[0] <= self._clock.monotonic() < process.weather.link_down[1]:
                 self.tell(process.name, f"{name}: the link is down")
+                process.hit = True
                 self._clock.sleep(process.random.choice((0.5, 5.0, 14.0)))
                 raise LinkLost(f"{name}: the link is down")
             if name in CHANGES and process.late is not None:
                 # Managers agree on changes in their order: the one of unknown fate comes before this one, or never.
                 self._settle(process, process.late, lost=process.random.random() < 0.5)
-            if process.random.random() < process.weather.rate:
+            if self._is_struck(process):
                 self._strike(process, name, args)
 
     def _after(self, name: str, args: tuple[Any, ...]) -> None:
@@ -100,16 +140,32 @@ class Faults:
         if process is not None:
             if name in ACTS:
                 self._effect(process, name, args)
-            self._leave(process, name)
+            self._leave(process, name, acts=name in ACTS)
 
-    def _arrive(self, process: Process, name: str) -> None:
+    def _arrive(self, process: Process, name: str, *, acts: bool) -> None:
         """A call is about to be sent."""
-        process.calls += 1
+        entry = self._entry()
+        counted = ["call", "act"] if acts else ["call"]
+        if acts and entry is not None and entry.holder == process.holder:
+            counted.append(entry.phase)
+        if process.hit:
+            counted.append("hit")
+        process.counts.update(counted)
+        process.now = frozenset((what, process.counts[what]) for what in counted)
         process.after = None
         self.tell(process.name, name)
-        if process.calls == process.weather.killed_at and not process.weather.killed_after:
+        for reached in sorted(process.now):
+            act = self.at.pop((process.name, reached), None)
+            if act is not None:
+                self._clock.call_later(0.0, act)
+        if process.weather.killed_at in process.now and not process.weather.killed_after:
             self.tell(process.name, "…killed before it")
             raise Killed
+
+    def _is_struck(self, process: Process) -> bool:
+        struck = process.random.random() < process.weather.rate or process.weather.struck_at in process.now
+        process.hit = process.hit or struck
+        return struck
 
     def _strike(self, process: Process, name: str, args: tuple[Any, ...]) -> None:
         """One thing goes wrong with a call to the swarm."""
@@ -117,7 +173,7 @@ class Faults:
         kinds = (
             ("slow", "lost", "refused", "unknown", "taken", "late") if name in CHANGES else ("slow", "lost", "refused")
         )
-        kind = random.choice(kinds)
+        kind = random.choice((*kinds, "silent") if name in SILENT else kinds)
         self.tell(process.name, f"…{kind}")
         longest = 6.0 if name == "stop_containers" else 17.0
         seconds = random.choice((0.1, 3.0, longest))
@@ -138,6 +194,8 @@ class Faults:
             raise EngineRefused("rpc error: the managers of the swarm have no quorum")
         if kind == "unknown":
             raise FateUnknown(f"{name}: no answer came")
+        if kind == "silent":
+            raise Silent
 
     def _settle(self, process: Process, late: Callable[[], None], *, lost: bool = False) -> None:
         """A change of unknown fate takes effect now, if that is still open; or it is lost for good."""
@@ -157,13 +215,15 @@ class Faults:
             self.tell(process.name, f"{name} takes effect, late")
             self._effect(process, name, args)
 
-    def _leave(self, process: Process, name: str) -> None:
+    def _leave(self, process: Process, name: str, *, acts: bool) -> None:
         """A call has taken effect."""
         weather = process.weather
-        if process.calls == weather.killed_at:
+        if weather.killed_at in process.now:
             self.tell(process.name, f"…killed after {name}")
             raise Killed
-        if process.calls == weather.frozen_at:
+        process.freezes = process.freezes or weather.frozen_at in process.now
+        if process.freezes and (name in LOOKS or weather.frozen_at[0] == "call"):
+            process.freezes, process.hit = False, True
             self.tell(process.name, f"…frozen for {weather.frozen_for:.0f} s after {name}")
             self._clock.sleep(weather.frozen_for)
         if process.after is not None:
@@ -176,8 +236,8 @@ class Faults:
         if process is None:
             caprover.deploy(image, git_hash)
             return
-        self._arrive(process, f"CapRover deploys {image}")
-        if process.random.random() < process.weather.rate:
+        self._arrive(process, f"CapRover deploys {image}", acts=True)
+        if self._is_struck(process):
             kind = process.random.choice((*LOSSES, "busy", "refused"))
             self.tell(process.name, f"…{kind}")
             if kind == "busy":
@@ -191,14 +251,14 @@ class Faults:
         finally:
             if len(caprover.asked) > before:
                 self._effect(process, "deploy", (image,))
-        self._leave(process, "CapRover's deploy")
+        self._leave(process, "CapRover's deploy", acts=True)
 
     def build(self) -> BuildState | None:
         """As CapRover.build."""
         process = self._process()
         if process is not None:
-            self._arrive(process, "CapRover's build")
-            if process.random.random() < process.weather.rate:
+            self._arrive(process, "CapRover's build", acts=False)
+            if self._is_struck(process):
                 self.tell(process.name, "…busy")
                 raise CapRoverBusy("CapRover answered 502")
         return self._world.caprover.build()

@@ -18,7 +18,7 @@ from tests.fakes.database import URL, Database
 from tests.fakes.swarm import Run, app_spec, fake_node
 from tests.fakes.world import APP, NEW, OLD, inputs
 from tests.simulation import disturbances
-from tests.simulation.faults import Faults, Process, Weather
+from tests.simulation.faults import NEVER, Faults, Process, Weather, moment
 from tests.simulation.scheduler import Killed, Scheduler
 from tests.simulation.witness import Witness
 
@@ -26,6 +26,8 @@ LATE = 20.0  # seconds until the last request of a dead run has taken effect
 SETTLES = 200.0  # seconds until CapRover has come to what it was asked for, and swarm has done it
 THIRD = "registry/web:3"
 IMAGES = (NEW, THIRD)
+MISSING = "registry/web:404"  # it was never pushed
+ASKED = (*IMAGES * 4, MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Scenario:
         self.replicas = random.choice((0, 1, 2, 2, 3)) if random.random() < 0.3 else 2
         self.world = self._world()
         self.witness = Witness(self.world, self.clock.monotonic, replicas=self.replicas)
-        self.faults = Faults(self.clock, self.world, self.witness.effect)
+        self.faults = Faults(self.clock, self.world, self.witness.effect, lambda: self.witness.entry)
         self.began = self.clock.monotonic()
         self.clock.each_step = self.witness.step
         self.stay_down = random.random() < 0.25
@@ -144,10 +146,12 @@ class Scenario:
 
     def _inputs(self, image: str) -> Inputs:
         restore = self.random.random() < 0.8
-        backup = Backup(engine=Engine.AUTO, source="", image="", timeout=20.0, keep=5, restore=restore)
+        backup = Backup(
+            engine=Engine.AUTO, source="", image="", timeout=20.0, keep=self.random.choice((1, 5)), restore=restore
+        )
         asked = inputs(
             image=image,
-            backup=backup if self.random.random() < 0.4 else None,
+            backup=backup if self.random.random() < 0.5 else None,
             migrates=self.random.random() < 0.85,
             on_failure="stay-down" if self.stay_down else "restore",
             timeout=self.timeout,
@@ -158,14 +162,23 @@ class Scenario:
         random = self.random
         if not self.rough:
             return Weather()
+        at, killed_after, frozen_for = moment(random), random.random() < 0.5, random.choice((30.0, 65.0, 65.0, 200.0))
+        match random.randrange(6):
+            case 0:
+                return Weather(struck_at=at)
+            case 1:
+                return Weather(killed_at=at, killed_after=killed_after)
+            case 2:
+                return Weather(frozen_at=at, frozen_for=frozen_for)
         length = random.uniform(5.0, 100.0)
         down = self.clock.monotonic() + random.uniform(0.0, 60.0) if random.random() < 0.15 else 0.0
         return Weather(
             rate=random.choice((0.0, 0.0, 0.01, 0.05, 0.2)),
-            killed_at=random.randrange(1, 220) if random.random() < 0.5 else 0,
-            killed_after=random.random() < 0.5,
-            frozen_at=random.randrange(1, 220) if random.random() < 0.15 else 0,
-            frozen_for=random.choice((30.0, 65.0, 200.0)),
+            struck_at=moment(random) if random.random() < 0.3 else NEVER,
+            killed_at=moment(random) if random.random() < 0.5 else NEVER,
+            killed_after=killed_after,
+            frozen_at=moment(random) if random.random() < 0.3 else NEVER,
+            frozen_for=frozen_for,
             link_down=(down, down + length),
         )
 
@@ -173,9 +186,12 @@ class Scenario:
         random = self.random
         self._count += 1
         owner, name = f"run {self._count}", f"run {self._count}"
-        asked = self._inputs(random.choice((NEW, NEW, THIRD)))
+        asked = self._inputs(random.choice(ASKED))
         cancelled_at = self.clock.monotonic() + starts + random.uniform(0.0, 60.0) if random.random() < 0.2 else None
-        process, hand = self._process(name, owner, asked, self._weather(), cancelled_at)
+        weather = self._weather()
+        process, hand = self._process(name, owner, asked, weather, cancelled_at)
+        if weather.frozen_at != NEVER and random.random() < 0.7:
+            self._add_run(starts + random.uniform(0.0, 60.0))  # it waits, to take over as soon as it may
         has_post = random.random() < 0.6
         post_after = random.uniform(1.0, 30.0)
 
@@ -196,7 +212,7 @@ class Scenario:
 
     def _heal(self) -> None:
         """The last run, in fair weather."""
-        asked = self._inputs(self.random.choice((NEW, THIRD)))
+        asked = self._inputs(self.random.choice(ASKED))
         process, hand = self._process("last run", "last run", asked, Weather())
         deploys = self.random.random() < 0.5
         if deploys:

@@ -32,7 +32,7 @@ class Seen:
     images: list[str]
     replicas: int
     schema: int | str
-    saved: int | str | None
+    backups: dict[str, int | str]
     began: bool
     succeeded: bool
     undisturbed: bool
@@ -106,6 +106,8 @@ class Witness:
         entry = self.entry
         if len(jobs) > 1 and not self._two_may_act:
             self.say(f"two jobs work on the database at once: {jobs}")
+        if entry is not None and entry.backup_id and entry.backup_id not in self._world.backups:
+            self.say(f"the backup {entry.backup_id} is gone before its deploy has ended")
         closed = entry is not None and entry.phase in CLOSED
         self._follow_backup(app)
         # CapRover may come to an accepted deploy long after it was given up; there is no way to take it back.
@@ -212,6 +214,8 @@ class Witness:
                 self.say(f"{process.name} changes more than replicas and image")
             if args[1]["Mode"]["Replicated"]["Replicas"]:
                 self._started_by(process)
+            elif entry is not None and entry.phase in CLOSED and not entry.touched:
+                self.say(f"{process.name} stops the app again, and the journal does not say that it was started")
         elif act == "deploy":
             self._started_by(process, through_caprover=True)
             self._asked.add(args[0])
@@ -237,7 +241,7 @@ class Witness:
             images=sorted(task.image for task in tasks),
             replicas=self._world.service.replicas or 0,
             schema=self._world.schema,
-            saved=self._world.saved,
+            backups=dict(self._world.backups),
             began=bool(states),
             succeeded="complete" in states,
             undisturbed=self._now() - self.disturbed_at > SETTLES,
@@ -252,12 +256,15 @@ class Witness:
             return
         if entry.schema == "unchanged" and seen.began:
             self.say(f"{who}, schema unchanged, but a migration began")
-        if entry.schema == "restored" and seen.schema != seen.saved:
-            self.say(f"{who}, schema restored, but it is {seen.schema} instead of {seen.saved}")
+        saved = seen.backups.get(entry.backup_id)
+        if entry.schema == "restored" and seen.schema != saved:
+            self.say(f"{who}, schema restored, but it is {seen.schema} instead of {saved}")
+        if entry.backup_id and saved is None:
+            self.say(f"{who}, and its backup is gone")
         if entry.schema == "migrated" and not seen.succeeded:
             self.say(f"{who}, schema migrated, but no migration succeeded")
-        # What a run has not stopped, or has left down, may be changed by others at any time.
-        if not seen.undisturbed or (ending.result in ("unchanged", "stayed-down") and self.disturbed_at > 0):
+        # What a run has not touched may have been changed by others at any time.
+        if not seen.undisturbed or (ending.result == "unchanged" and self.disturbed_at > 0):
             return
         right = {
             "deployed": [entry.image] * seen.replicas,

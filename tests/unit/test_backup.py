@@ -504,12 +504,14 @@ def test_by_hand__failed_backup_leaves_the_app_alone() -> None:
 def test_by_hand__restore_backs_the_present_state_up_first() -> None:
     """The app is stopped, and runs again on the restored database; what was there before is kept."""
     world = Database()
+    world.backups[ID] = 7
     world.jobs_do["list"] = Run(duration=1.0, output=((0.5, f"capmig: backup={ID} bytes=7"),))
     report = by_hand(world, by_hand_acts.restore, ID)
     assert report.error is None
     assert report.ending.result == "database-restored"
     assert (report.ending.entry.backup_id, report.ending.entry.schema) == (ID, "restored")
     assert world.did == ["check", "list", "dump", "restore"]
+    assert (world.schema, world.saved) == (7, 1)
     assert world.running == [OLD, OLD]
     assert (world.jobs, world.journal) == ([], None)
 
@@ -528,6 +530,7 @@ def test_by_hand__restore_of_a_backup_that_is_not_there() -> None:
 def test_by_hand__restore_that_dies_is_finished_by_the_next() -> None:
     """Whoever takes over a restore by hand restores again and starts the app."""
     world = Database()
+    world.backups[ID] = 7
     world.jobs_do["list"] = Run(duration=1.0, output=((0.5, f"capmig: backup={ID} bytes=7"),))
 
     def die(name: str, args: object) -> None:
@@ -540,6 +543,7 @@ def test_by_hand__restore_that_dies_is_finished_by_the_next() -> None:
     world.swarm.before_call = lambda name, args: None
     entry = recovered(world)
     assert (entry.backup_id, entry.restored) == (ID, True)
+    assert world.schema == 7
     assert world.running == [OLD, OLD]
 
 

@@ -87,7 +87,7 @@ def test_download__of_what_a_restore_by_hand_kept(tmp_path: Path) -> None:
     world = Database()
     wanted = "web/20260102T030405Z-web-1.dump"
     world.swarm.direct.files[VOLUME, wanted] = b"another one"
-    world.saved = 1
+    world.backups[wanted] = 1
     world.jobs_do["list"] = Run(duration=1.0, output=((0.5, f"capmig: backup={wanted} bytes=11"),))
     given = replace(asked(tmp_path), backup_id=wanted)
     hand = world.hand()
