@@ -156,5 +156,6 @@ def _fail(hand: Hand, error: Exception) -> Report:
         ending = recover_anyhow(hand, error)
     except NeedsPerson as later:
         hand.journal.let_go()
-        raise NeedsPerson(f"{cause.what}\n{later.what}", state=later.state, todo=later.todo) from error
+        what = cause.what if later.what == cause.what else f"{cause.what}\n{later.what}"
+        raise NeedsPerson(what, state=later.state, todo=later.todo) from error
     return Report(ending=ending, error=cause, failed_phase=phase)

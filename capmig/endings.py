@@ -78,7 +78,7 @@ def of_error(error: CapmigError, environ: Mapping[str, str], stages: tuple[Stage
         image=image,
         previous_image="",
         failed_phase="",
-        migration_ran=False,
+        migration_ran=None if isinstance(error, NeedsPerson) else False,
         migration_exit_code=None,
         schema_state="unchanged" if refused else "",
         downtime=None,

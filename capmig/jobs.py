@@ -18,6 +18,7 @@ KIND_LABEL = "capmig.kind"
 NO_PROGRAM = "/capmig-only-pulls-the-image"
 NO_HEALTHCHECK = {"Test": ["NONE"]}
 GONE_TIMEOUT = 120.0
+NODE_LOOK = 15.0  # seconds between looks at the node that a job runs on
 
 Hear = Callable[[Sequence[str]], None]
 
@@ -133,6 +134,20 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
     The end of a log proves nothing, and the task's state does. `hear`: gets the lines of the output as they come.
     """
     last = "not started"
+    look_at = hand.clock.monotonic() + NODE_LOOK
+
+    def look_at_node(task: Task) -> None:
+        nonlocal look_at
+        if hand.clock.monotonic() < look_at:
+            return
+        look_at += NODE_LOOK
+        down = [node.hostname for node in hand.swarm.nodes() if node.id == task.node_id and not node.ready]
+        if down:
+            look_at = float("inf")
+            hand.log.warning(
+                f"Node {down[0]}, where the {source} runs, is down: nothing is known of it until the node is back. It "
+                f"is waited for; if the node is surely off, end that with: docker node rm --force {down[0]}"
+            )
 
     def follow() -> None:
         lines = hand.swarm.logs(job, hand.shown.get(job.name, ""))
@@ -149,6 +164,7 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
             return None
         last = task.state + (f": {task.error}" if task.error else "")
         if not task.ended:
+            look_at_node(task)
             return None
         follow()
         return Ended(state=task.state, exit_code=task.exit_code, error=task.error)

@@ -24,7 +24,7 @@ class Outcome:
     image: str
     previous_image: str
     failed_phase: str
-    migration_ran: bool
+    migration_ran: bool | None  # None: not known
     migration_exit_code: int | None
     schema_state: str  # unchanged, migrated, restored, unknown
     downtime: float | None
@@ -60,7 +60,7 @@ def outputs(outcome: Outcome) -> dict[str, str]:
     return {
         "result": outcome.result,
         "failed-phase": outcome.failed_phase,
-        "migration-ran": "true" if outcome.migration_ran else "false",
+        "migration-ran": "" if outcome.migration_ran is None else "true" if outcome.migration_ran else "false",
         "migration-exit-code": "" if code is None else str(code),
         "schema-state": outcome.schema_state,
         "previous-image": outcome.previous_image,
@@ -153,6 +153,8 @@ def _downtime(outcome: Outcome) -> str:
 
 
 def _migration(outcome: Outcome) -> str:
+    if outcome.migration_ran is None:
+        return ""
     if not outcome.migration_ran:
         return "not run"
     exit_code = outcome.migration_exit_code

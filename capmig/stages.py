@@ -65,6 +65,8 @@ def adopt_migration(hand: Hand) -> None:
 def _see_migration_end(hand: Hand) -> None:
     entry = hand.journal.entry
     job = hand.swarm.service(entry.job)
+    if job is None and entry.reason:
+        raise DeployFailed(f"{entry.reason} The migration was stopped.")
     if job is None:
         state = (
             "somebody removed it while it ran" if entry.job_id else "either it had not begun, or somebody removed it"
@@ -76,6 +78,8 @@ def _see_migration_end(hand: Hand) -> None:
     try:
         ended = jobs.wait_for_end(hand, job, timeout=left, source="migration")
     except TimedOut as error:
+        # For whoever looks for the job after this.
+        hand.journal.write(reason=entry.reason or error.what)
         prove_job_gone(hand)
         if entry.reason:
             raise DeployFailed(f"{entry.reason} The migration was stopped.") from error

@@ -256,6 +256,53 @@ def test_deploy__node_goes_down_while_the_app_stops() -> None:
     assert world.journal is None
 
 
+def lose_the_migrations_node(world: World, lasting: float) -> None:
+    """Its node goes down as soon as the migration runs, for so many seconds."""
+
+    down: list[str] = []
+
+    def go_down(name: str, args: tuple[Any, ...]) -> None:
+        if name == "tasks" and world.migrations and not down:
+            down.append(name)
+            (job,) = world.swarm.direct.services("capmig.kind=migration")
+            (task,) = world.swarm.direct.tasks(job)
+            world.swarm.set_node(fake_node(task.node_id, ready=False))
+            world.swarm.direct.connected_node = "node2" if task.node_id == "node1" else "node1"
+            world.clock.call_later(lasting, lambda: world.swarm.set_node(fake_node(task.node_id)))
+
+    world.swarm.before_call = go_down
+
+
+def test_deploy__migrations_node_goes_down_for_a_while() -> None:
+    """A migration out of sight is waited for, and the log says why nothing is seen of it."""
+    world = World(nodes=[fake_node(), WORKER])
+    world.new_image(migration=Run(duration=30.0))
+    lose_the_migrations_node(world, 20.0)
+    hand = world.hand()
+    report = world.deploy(hand=hand)
+    assert report.ending.result == "deployed", report.error
+    assert "where the migration runs, is down" in text_of(world, hand.log)
+
+
+def test_deploy__migrations_node_goes_down_for_good() -> None:
+    """Nothing is started beside a migration that may run on. Once its node is back it is stopped, and all goes on."""
+    world = World(nodes=[fake_node(), WORKER])
+    world.new_image(migration=Run(duration=None))
+    lose_the_migrations_node(world, 1000.0)
+    with pytest.raises(NeedsPerson) as error:
+        world.deploy()
+    assert error.value.what.count("not proven to have ended") == 1
+    assert "(which is down)" in error.value.what
+    assert "docker node rm --force" in error.value.todo
+    assert world.running == []
+    world.clock.sleep(1000.0)
+    hand = world.hand()
+    report = world.deploy(inputs(migrates=False), hand)
+    assert report.ending.result == "deployed", report.error
+    assert f"The unfinished deploy of {NEW} has ended: restored." in text_of(world, hand.log)
+    assert world.migrations == 1
+
+
 def test_deploy__without_a_migration_passes_over_a_node_that_is_down() -> None:
     """Where nothing has to be proven stopped, the tasks that swarm has replaced are in nobody's way."""
     world = World(nodes=[fake_node(), WORKER])

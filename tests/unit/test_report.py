@@ -82,6 +82,7 @@ def test_outputs__unknown_is_empty() -> None:
     """What is not known is an empty output, never the word None."""
     unknown = outputs(replace(DEPLOYED, migration_ran=False, migration_exit_code=None, downtime=None))
     assert unknown["migration-ran"] == "false"
+    assert outputs(replace(DEPLOYED, migration_ran=None))["migration-ran"] == ""
     assert unknown["migration-exit-code"] == unknown["downtime-seconds"] == ""
 
 
