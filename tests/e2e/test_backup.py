@@ -32,8 +32,9 @@ SELECT lo_from_bytea(4711, 'large'::bytea);
 def test_backup__of_a_good_deploy(app: DemoApp, step: Step) -> None:
     """The new version runs on the migrated database; the outputs tell the backup."""
     before = Before.of(app)
-    result = step.run(app.inputs("v2", stable_for="1s", backup="auto"))
+    result = step.run(app.inputs("v2", stable_for="1s", backup="auto", backup_verify="restore"))
     assert_deployed(result, before, "v2")
+    assert "restored into a scratch database: 2 tables have the rows that they should have" in result.log
     assert result.outputs["backup-id"].startswith(f"{app.name}/20")
     assert int(result.outputs["backup-bytes"]) > 1000
     assert result.outputs["restored"] == "false"

@@ -20,7 +20,7 @@ bytes() { wc -c < "$1" | tr -d ' '; }
 free() { df -Pk "$folder" | awk 'NR == 2 { printf "%.0f\n", $4 * 1024 }'; }
 words() { tail -n 5 "$1" | cut -c 1-500; }
 end() { [ -z "$ticker" ] || kill -KILL "$ticker" 2> /dev/null || true; clear_scratch; rm -rf "$work" "$unproven"; }
-# What a script has made to try a backup, and which goes in every case.
+# What a script, or one that was killed, has made to try a backup: it goes in every case.
 clear_scratch() { :; }
 trap end EXIT
 trap 'trap "" TERM INT; [ -z "$child" ] || kill "$child" 2> /dev/null || true; exit 143' TERM INT

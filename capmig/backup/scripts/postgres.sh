@@ -58,7 +58,6 @@ check() {
     [ -z "$foreign" ] || fail "the app's user could not restore what belongs to others: $foreign"
     room "$(size)"
     find_maintenance
-    clear_scratch
     ! verifies || can_swap ||
         fail "backup-verify: restore needs a user who may create databases (ALTER ROLE … CREATEDB), to whom this one and its extensions belong"
     tell "method=$(can_swap && say swap || say in-place) server=$((version / 10000)) client=$client"
