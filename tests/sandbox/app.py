@@ -13,17 +13,22 @@ from tests.sandbox.caprover.store import NETWORK
 from tests.sandbox.engine import wait_for
 from tests.sandbox.place import Place
 from tests.sandbox.prober import Prober
+from tests.sandbox.stores import STORES, Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoApp:
-    """`service` is its name in the swarm; `token` its deploy token; `database` the name of its database."""
+    """`service` is its name in the swarm; `token` its deploy token; `database` the name of its database.
+
+    `engine`: a key of stores.STORES, that of its database.
+    """
 
     place: Place
     name: str
     service: str
     database: str
     token: str = field(repr=False)
+    engine: str = "postgres"
 
     @classmethod
     def create(
@@ -32,6 +37,7 @@ class DemoApp:
         *,
         name: str = "",
         version: str = "v1",
+        engine: str = "postgres",
         replicas: int = 2,
         env: Mapping[str, str] | None = None,
         **settings: Any,
@@ -43,10 +49,14 @@ class DemoApp:
         name = name or f"{place.prefix}-{secrets.token_hex(3)}"
         database = name.replace("-", "_")
         image = place.image(version)
-        variables = {"DATABASE_URL": place.database_url(database), **(env or {})}
-        place.psql(f"CREATE DATABASE {database}")
+        store = STORES[engine](place, database)
+        variables = {"DATABASE_URL": store.url, **(env or {})}
+        store.create()
         migration = ["docker", "run", "--rm", f"--network={NETWORK}"]
         migration += [f"--env={key}={value}" for key, value in variables.items()]
+        migration += [f"--volume={each['volumeName']}:{each['containerPath']}" for each in store.volumes]
+        if store.volumes:
+            settings["volumes"] = store.volumes
         with ThreadPoolExecutor(1) as meanwhile:
             migrated = meanwhile.submit(place.manager.execute, *migration, image, "--migrate-database")
             # Without instances nothing starts and stops at each of CapRover's updates until there is something to run.
@@ -54,7 +64,7 @@ class DemoApp:
             migrated.result()
         legacy = place.caprover.definition(name)["isLegacyAppName"]
         service = f"srv-captain--{name}" if legacy else name
-        app = cls(place=place, name=name, service=service, database=database, token=token)
+        app = cls(place=place, name=name, service=service, database=database, token=token, engine=engine)
         # CapRover may say so before it has told the swarm.
         wait_for(f"{name} to have its image", lambda: app.spec()["TaskTemplate"]["ContainerSpec"]["Image"] == image)
         if replicas:
@@ -98,14 +108,19 @@ class DemoApp:
         """A new prober of this app, which the caller closes."""
         return Prober(self.place.manager, f"tasks.{self.service}", self.place.image("v1"), NETWORK)
 
+    @property
+    def store(self) -> Store:
+        """Its database."""
+        return STORES[self.engine](self.place, self.database)
+
     def rows(self) -> int:
         """How many rows its table has."""
-        return int(self.place.psql("SELECT count(*) FROM customers", self.database)[0][0])
+        return int(self.store.sql("SELECT count(*) FROM customers")[0][0])
 
     def schema(self) -> str:
         """The schema's revision, such as 1."""
-        return self.place.psql("SELECT version_num FROM alembic_version", self.database)[0][0]
+        return self.store.sql("SELECT version_num FROM alembic_version")[0][0]
 
     def dump(self) -> str:
         """Its whole database as text."""
-        return self.place.dump(self.database)
+        return self.store.dump()

@@ -95,14 +95,20 @@ def variants(demoapp: str) -> dict[str, str]:
         recipe = f"FROM {demoapp}\nENV DEMO_VERSION={version}\nLABEL demo.version={version}\n"
         if version == "v3-unhealthy":
             recipe += "HEALTHCHECK --interval=1s --timeout=2s --retries=2 CMD false\n"
-        digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-        names[version] = f"capmig-sandbox/demo-{version}:{digest}"
-        if not _exists(names[version]):
-            command = ["docker", "build", "--quiet", "--tag", names[version], "-"]
-            subprocess.run(
-                command, input=recipe, text=True, check=True, env=environment(), capture_output=True, timeout=120
-            )
+        names[version] = derive(f"demo-{version}", recipe)
     return names
+
+
+def derive(name: str, recipe: str) -> str:
+    """Build a Dockerfile that needs no files, unless that was done before; the image's local name."""
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
+    image = f"capmig-sandbox/{name}:{digest}"
+    if not _exists(image):
+        command = ["docker", "build", "--quiet", "--tag", image, "-"]
+        subprocess.run(
+            command, input=recipe, text=True, check=True, env=environment(), capture_output=True, timeout=120
+        )
+    return image
 
 
 def push(local: str, registry: str, name: str, tag: str) -> None:

@@ -66,15 +66,17 @@ class Place(ABC):
         # Newer versions of pg_dump write a random word into these two lines.
         return "\n".join(line for line in output.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
 
-    def database_url(self, database: str) -> str:
-        """As an app in the swarm sees it."""
-        return f"postgresql://postgres:{self.database_password}@{self.database_host}:5432/{database}"
+    def database_url(self, database: str, login: tuple[str, str] | None = None) -> str:
+        """As an app in the swarm sees it, as the administrator or with another login."""
+        user, password = login or ("postgres", self.database_password)
+        return f"postgresql://{user}:{password}@{self.database_host}:5432/{database}"
 
     def drop_databases(self) -> None:
-        """All that tests have made."""
+        """All that tests have made, and the users that are named like them."""
         left = self.psql("SELECT datname FROM pg_database WHERE datname NOT LIKE 'template%' AND datname <> 'postgres'")
         for (database,) in left:
             self.psql(f'DROP DATABASE "{database}" WITH (FORCE)')
+            self.psql(f'DROP ROLE IF EXISTS "{database}"')
 
     def _in_database(self, *command: str) -> str:
         label = f"label=com.docker.swarm.service.name={self.database_service}"

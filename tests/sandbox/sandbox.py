@@ -13,7 +13,8 @@ import docker
 from tests.sandbox import images
 from tests.sandbox.caprover.client import StandIn
 from tests.sandbox.caprover.store import NETWORK
-from tests.sandbox.engine import CACHE, client, run, timed, wait_for
+from tests.sandbox.engine import CACHE, HERE, client, run, timed, wait_for
+from tests.sandbox.mariadb import MARIADB_SERVICE, MariaDB
 from tests.sandbox.node import Node
 from tests.sandbox.place import Place
 
@@ -59,6 +60,7 @@ class Sandbox(Place):
         ]
         self._docker: docker.DockerClient | None = None
         self._caprover: StandIn | None = None
+        self._mariadb: MariaDB | None = None
         self._lock: IO[str] | None = None
 
     @classmethod
@@ -170,6 +172,16 @@ class Sandbox(Place):
     def postgres_image(self) -> str:
         return f"{self.registry}/postgres:15"
 
+    @property
+    def mariadb(self) -> MariaDB:
+        """MariaDB, started when it is first asked for."""
+        if self._mariadb is None:
+            self._mariadb = MariaDB(manager=self.manager)
+            if not self._mariadb.runs():
+                image = self.push(images.build(HERE / "mariadb"), "mariadb", "10")
+                self._mariadb.start(image, self.manager.name)
+        return self._mariadb
+
     def clean(self) -> None:
         """Take the sandbox back to how it was new: no apps, no stand-in, no databases, nothing of the action's."""
         self._forget()
@@ -178,7 +190,7 @@ class Sandbox(Place):
         for kind in ("service", "config", "secret"):
             names = manager.execute("docker", kind, "ls", "--format={{.Name}}").split()
             for name in names:
-                if name != DATABASE_SERVICE:
+                if name not in (DATABASE_SERVICE, MARIADB_SERVICE):
                     manager.execute("docker", kind, "rm", name)
         # The containers of tasks are removed with their service.
         lines = manager.execute("docker", "ps", "--all", '--format={{.ID}} {{.Label "com.docker.swarm.task.id"}}')
@@ -187,6 +199,9 @@ class Sandbox(Place):
             if not task:
                 manager.execute("docker", "rm", "--force", "--volumes", container)
         self.drop_databases()
+        server = MariaDB(manager=manager)
+        if server.runs():
+            server.clean()
 
     def _complete(self, local: Mapping[str, str]) -> bool:
         """Whether all of it runs, made from today's recipes."""
@@ -239,14 +254,18 @@ class Sandbox(Place):
         return {"root": root, "deployer": public["key"], "outsider": public["key"]}
 
     def _fill_registry(self, postgres: str, versions: Mapping[str, str]) -> None:
+        self.push(postgres, "postgres", "15")
+        for version, local in versions.items():
+            self.push(local, "demo", version)
+
+    def push(self, local: str, name: str, tag: str) -> str:
+        """Copy an image of this machine's engine into the registry; its name for the nodes."""
         port = run("docker", "port", f"{self.name}-registry", "5000/tcp").rpartition(":")[2].strip()
-        registry = f"127.0.0.1:{port}"
         # Sandboxes share the volume, and a registry does not expect another one's half-written files.
         with (CACHE / "registry.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            images.push(postgres, registry, "postgres", "15")
-            for version, local in versions.items():
-                images.push(local, registry, "demo", version)
+            images.push(local, f"127.0.0.1:{port}", name, tag)
+        return f"{self.registry}/{name}:{tag}"
 
     def _ensure_database(self) -> None:
         """Start PostgreSQL unless it runs."""

@@ -1,7 +1,8 @@
 """The demo app: a web server whose code fits one schema only, and the migration to that schema.
 
 DEMO_VERSION says which version this is: v1, v2 and v3 want schema 1, 2 and 3; a suffix makes it misbehave (BEHAVIOURS).
-DATABASE_URL is the database; DEMO_MIGRATION_SECONDS makes a migration last longer, and DEMO_STOP_SECONDS a slow stop.
+DATABASE_URL is the database; DEMO_MIGRATION_SECONDS makes a migration last longer, and DEMO_STOP_SECONDS a slow stop;
+DEMO_DESTRUCTION: SQL that a migration which fails or hangs commits besides what it deletes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 
-import psycopg
-
-from . import migrations
+from . import database, migrations
 
 BEHAVIOURS = {
     "": "as it should be",
@@ -39,11 +38,12 @@ class Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         facts: dict[str, object] = {"version": VERSION, "instance": socket.gethostname(), "wants": SCHEMA}
         try:
-            with psycopg.connect(os.environ["DATABASE_URL"], connect_timeout=5) as database:
-                facts["schema"] = migrations.current(database)
-                row = database.execute("SELECT count(*) FROM customers").fetchone()
-                facts["rows"] = row[0] if row else None
-        except psycopg.Error as error:
+            with database.connected() as cursor:
+                cursor.execute("SELECT version_num FROM alembic_version")
+                facts["schema"] = cursor.fetchone()[0]
+                cursor.execute("SELECT count(*) FROM customers")
+                facts["rows"] = cursor.fetchone()[0]
+        except database.Error as error:
             facts["error"] = str(error).strip()
         body = json.dumps(facts).encode()
         self.send_response(200 if facts.get("schema") == SCHEMA and "error" not in facts else 500)

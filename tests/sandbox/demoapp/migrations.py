@@ -7,15 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-import psycopg
 from alembic import command
 from alembic.config import Config
 
-
-def current(database: psycopg.Connection) -> str:
-    """The revision that the database is at."""
-    row = database.execute("SELECT version_num FROM alembic_version").fetchone()
-    return str(row[0]) if row else ""
+from . import database
 
 
 def migrate(schema: str, behaviour: str) -> None:
@@ -27,8 +22,11 @@ def migrate(schema: str, behaviour: str) -> None:
         print(f"second {second + 1}", flush=True)
         time.sleep(1)
     if behaviour in ("fails", "hangs"):
-        with psycopg.connect(os.environ["DATABASE_URL"]) as database:
-            lost = database.execute("DELETE FROM customers WHERE id % 2 = 0").rowcount
+        with database.connected() as cursor:
+            cursor.execute("DELETE FROM customers WHERE id % 2 = 0")
+            lost = cursor.rowcount
+            for statement in filter(str.strip, os.environ.get("DEMO_DESTRUCTION", "").split(";")):
+                cursor.execute(statement)
         print(f"deleted {lost} rows", flush=True)
         if behaviour == "hangs":
             while True:

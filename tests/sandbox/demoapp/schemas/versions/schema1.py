@@ -1,5 +1,7 @@
 """Customers, a thousand of them."""
 
+from datetime import date, timedelta
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,12 +10,14 @@ down_revision = None
 
 
 def upgrade() -> None:
-    op.create_table(
+    customers = op.create_table(
         "customers",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("born", sa.Date),
     )
-    op.execute(
-        "INSERT INTO customers SELECT i, 'customer ' || i, date '1970-01-01' + i FROM generate_series(1, 1000) i"
+    first = date(1970, 1, 1)
+    op.bulk_insert(
+        customers,
+        [{"id": i, "name": f"customer {i}", "born": first + timedelta(days=i)} for i in range(1, 1001)],
     )
