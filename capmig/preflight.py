@@ -94,10 +94,8 @@ def find_tool(swarm: Swarm, backup: Backup, service: Service) -> Tool:
 
 def _image(swarm: Swarm, subject: Subject, service: Service) -> str:
     """The app's own image, which is on its node; or that of the database's server, if that is a service here."""
-    if subject.engine in ("volumes", "command"):
+    if subject.engine in ("volumes", "command", "sqlite"):
         return service.image
-    if subject.engine == "sqlite":
-        raise Refused(["backup-image: is required for SQLite: an image that has sqlite3, sh and gzip."])
     host = subject.host.split(",")[0]
     servers = (swarm.service(name) for name in service_names(host))
     image = next((server.image for server in servers if server is not None), "")
