@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -27,6 +28,10 @@ CREATE VIEW titles_of AS SELECT title FROM pictures;
 GRANT SELECT ON pictures TO PUBLIC;
 SELECT lo_from_bytea(4711, 'large'::bytea);
 """  # noqa: E501 - a statement a line
+DESTRUCTION = """
+DROP TABLE pictures CASCADE; DROP FUNCTION shout; DROP EXTENSION pg_trgm; SELECT lo_unlink(4711);
+CREATE TABLE half (id serial); ALTER TABLE customers DROP COLUMN born
+"""
 
 
 def test_backup__of_a_good_deploy(app: DemoApp, step: Step) -> None:
@@ -42,17 +47,19 @@ def test_backup__of_a_good_deploy(app: DemoApp, step: Step) -> None:
 
 
 def test_backup__is_restored_after_a_migration_that_destroys(app: DemoApp, step: Step) -> None:
-    """The migration deletes rows and fails: the old version's first answer comes from a database equal to before."""
+    """The migration destroys and fails: the old version's first answer comes from a database equal to before."""
     app.place.psql(MORE, app.database)
     before, whole = Before.of(app), app.dump()
     with app.prober() as prober:
-        result = step.run(app.inputs("v3-fails", stable_for="1s", backup="auto"))
+        destruction = json.dumps({"DEMO_DESTRUCTION": DESTRUCTION})
+        result = step.run(app.inputs("v3-fails", stable_for="1s", backup="auto", migrate_env=destruction))
         seen = {(sample.version, sample.rows) for sample in prober.samples() if sample.status == 200}
     assert result.exit_code == 1, told(result)
     assert result.outputs["result"] == "restored", told(result)
     assert result.outputs["failed-phase"] == "migrating", told(result)
     assert result.outputs["schema-state"] == "restored", told(result)
     assert result.outputs["restored"] == "true"
+    assert "│ deleted 500 rows" in result.log
     assert "The migration failed (exit code 1)." in result.log
     assert app.dump() == whole
     assert seen == {("v1", before.rows)}
