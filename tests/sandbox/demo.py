@@ -1,6 +1,6 @@
-"""`make demo`: a deploy that migrates, and one whose migration fails, by the action's own image in the sandbox.
+"""`make demo`: a deploy that migrates, and one whose migration destroys rows and fails, both with a backup.
 
-NODES=2 adds a worker to the swarm. KEEP=1 leaves the sandbox running afterwards.
+By the action's own image, in the sandbox. NODES=2 adds a worker to the swarm. KEEP=1 leaves it running.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def deploy(action: Action, app: DemoApp, version: str, prober: Prober) -> None:
     title(f"The action deploys {version}")
     seen = len(prober.samples())
     with Step(action, app.place.network) as step:
-        result = step.run(app.inputs(version))
+        result = step.run(app.inputs(version, backup="auto"))
         after = step.post()
     print(result.log)
     title(f"The step ended with exit code {result.exit_code}, and these outputs")
