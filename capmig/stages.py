@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from capmig import jobs, rollout
+from capmig import jobs, rollout, running
 from capmig.backup import stages as backups
 from capmig.entry import Phase
 from capmig.errors import Declined, DeployFailed, EngineRefused, NeedsPerson, TimedOut, remedy
@@ -148,7 +148,7 @@ def roll_out(hand: Hand) -> float:
             raise
         hand.journal.write(phase=Phase.VERIFYING)
     hand.timeline.step("See the new version run")
-    wanted, since = rollout.see_it_run(hand, entry.service, entry.image, zero_is_right=entry.replicas == 0, probed=True)
+    wanted, since = running.see_it_run(hand, entry.service, entry.image, zero_is_right=entry.replicas == 0, probed=True)
     hand.log.info(f"{entry.image} runs with {wanted} replicas.")
     return since
 
@@ -157,7 +157,7 @@ def bring_back(hand: Hand) -> float:
     """Have the old version run again, just as it was; since when it does, by the monotonic clock."""
     entry = hand.journal.entry
     hand.timeline.step(f"Bring back {entry.previous_image}")
-    since = rollout.bring_back(
+    since = running.bring_back(
         hand, entry.service, image=entry.previous_image, replicas=entry.replicas, stamp=entry.stamp, asked=entry.asked
     )
     hand.log.info(f"{entry.previous_image} runs again with {entry.replicas} replicas.")

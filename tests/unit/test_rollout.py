@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from capmig import rollout
+from capmig import rollout, running
 from capmig.deploy import first_entry
 from capmig.errors import DeployFailed, Superseded
 from capmig.hand import Hand
@@ -63,7 +63,7 @@ def test_see_it_run__passes_over_a_task_that_never_got_a_node() -> None:
     world.clock.sleep(20.0)
     stuck = [task for task in world.swarm.direct.tasks(world.service) if task.state == "pending"]
     assert stuck
-    wanted, _ = rollout.see_it_run(hand, APP, OLD, zero_is_right=False, probed=False)
+    wanted, _ = running.see_it_run(hand, APP, OLD, zero_is_right=False, probed=False)
     assert wanted == 2
 
 
@@ -75,7 +75,7 @@ def test_see_it_run__has_a_task_too_many_ended() -> None:
     world.swarm.start_twice(APP)
     world.clock.sleep(10.0)
     assert world.running == [OLD, OLD, OLD]
-    assert rollout.see_it_run(hand, APP, OLD, zero_is_right=False, probed=False)[0] == 2
+    assert running.see_it_run(hand, APP, OLD, zero_is_right=False, probed=False)[0] == 2
     assert world.running == [OLD, OLD]
     assert world.service.spec == before
 
@@ -98,4 +98,4 @@ def test_see_it_run__judges_by_when_it_looked() -> None:
 
     world.swarm.after_call = freeze
     with pytest.raises(DeployFailed):
-        rollout.see_it_run(hand, APP, NEW, zero_is_right=False, probed=False)
+        running.see_it_run(hand, APP, NEW, zero_is_right=False, probed=False)
