@@ -19,6 +19,7 @@ CHECK_TIMEOUT = 300.0  # the client's image may have to be pulled
 TIDY_TIMEOUT = 60.0
 RESTORE_FACTOR = 4  # a restore makes indexes anew, so it takes longer than the backup did
 RESTORES = 3  # attempts, before a person is asked
+TOUCHED = "Somebody has started the app meanwhile: nothing is restored, and what it wrote stays."
 
 
 def check(hand: Hand, plan: Plan) -> Tool | None:
@@ -141,15 +142,20 @@ def restore(hand: Hand) -> None:
             guard.settle()
         except DeployFailed as error:
             raise NeedsPerson(error.what, state=where(entry), todo=f"{error.todo} Then run mode: recover.") from error
-        begun = entry.job.rpartition("-restore-")[2].isdigit()
-        if not (begun or entry.by_hand or untouched(hand)):
-            hand.log.warning("Somebody has started the app meanwhile: nothing is restored, and what it wrote stays.")
+        surely = entry.by_hand or entry.job.rpartition("-restore-")[2].isdigit()
+        if not (surely or untouched(hand)):
+            hand.log.warning(TOUCHED)
             return
         for number in range(RESTORES):
             name = f"{hand.job_name}-restore-{number}"
             timeout = RESTORE_FACTOR * entry.backup_timeout
             deadline = hand.journal.manager_time() + timeout
             hand.journal.write(job=name, job_id="", job_deadline=deadline)
+            if not (surely or untouched(hand)):  # to write that may take long
+                hand.journal.write(job="")
+                hand.log.warning(TOUCHED)
+                return
+            surely = True
             try:
                 told, ended = _run(
                     hand,

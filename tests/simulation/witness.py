@@ -191,6 +191,7 @@ class Witness:
                 self.unlocked_by_person = False
             if entry is not None:
                 self._must_not_rob(before, entry)
+                self._must_restore(before, entry)
                 self._jobs.add(entry.job)
                 if entry.holder == process.holder and entry.phase == Phase.DOWN:
                     self.ends[process.holder] = self._look()
@@ -231,6 +232,13 @@ class Witness:
             return
         if self.processes[before.holder].well and not self.unlocked_at > 0:
             self.say(f"{entry.owner} takes the journal from {before.owner}, which lives and is well")
+
+    def _must_restore(self, before: Entry | None, entry: Entry) -> None:
+        """What was decided is done, unless somebody has started the app."""
+        if before is None or before.phase != Phase.RESTORING or entry.phase == Phase.RESTORING or entry.restored:
+            return
+        if self._service.version == entry.drained_version and not entry.touched:
+            self.say(f"{entry.owner} goes on to {entry.phase} without the restore that was decided")
 
     def _look(self) -> Seen:
         nodes = {node.id for node in self._world.swarm.direct.nodes() if node.ready}

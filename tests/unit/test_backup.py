@@ -258,6 +258,26 @@ def test_restore__does_not_begin_once_somebody_started_the_app() -> None:
     assert world.journal is None
 
 
+def test_restore__does_not_begin_once_somebody_started_the_app_meanwhile() -> None:
+    """Also not when that was in the time that it took to write the journal, last of all."""
+    world = Database()
+    failing(world)
+
+    def start_the_app(name: str, args: object) -> None:
+        entry = world.journal
+        if name == "update_config" and entry is not None and entry.job.endswith("-restore-0"):
+            world.swarm.after_call = lambda name, args: None
+            world.caprover.save_and_update()
+            world.clock.sleep(10.0)
+
+    world.swarm.after_call = start_the_app
+    report = world.deploy(asked())
+    assert "restore" not in world.did
+    assert (report.ending.result, report.ending.entry.schema) == ("restored", "unknown")
+    assert world.running == [OLD, OLD]
+    assert world.journal is None
+
+
 def recovered(world: Database) -> Entry:
     """Another process takes over, once the lease is gone, with nothing but the journal and the app's environment."""
     world.clock.sleep(61.0)
