@@ -42,9 +42,12 @@ def sealed(key: str, file: IO[bytes], *, size: int) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryDirectory(prefix="capmig-key-") as folder:
         recipient, words = Path(folder) / "recipient", Path(folder) / "words"
         recipient.write_text(f"{key}\n", encoding="utf-8")
+        command = _command(key, recipient)
         with words.open("wb") as said:
-            command = _command(key, recipient)
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=said, env=_environment())
+            try:
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=said, env=_environment())
+            except OSError as error:
+                raise DeployFailed(f"{command[0]} cannot be run: {error.strerror}.") from error
         if process.stdin is None:
             raise AssertionError("the process was started with a pipe")
         taken = False

@@ -111,6 +111,13 @@ def test_check__of_no_key(key: str) -> None:
         check(key)
 
 
+def test_check__without_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of the action's image it may be missing: that is no reason to fall over."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(Refused, match="age cannot be run: No such file"):
+        check("age1abc")
+
+
 def test_sealed__onto_a_full_disk(tmp_path: Path) -> None:
     """The program that cannot write ends, and that is told; nobody waits for it."""
     key = re.findall("age1[a-z0-9]+", sh(lines("age")[0], tmp_path))[0]
