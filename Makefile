@@ -35,8 +35,8 @@ test-contract: setup ## the edges and the fakes against real things
 test-e2e: setup ## whole deploys in the sandbox, or on your CapRover (docs/TESTING.md)
 	$(python) -m pytest tests/e2e --numprocesses=$(if $(CAPMIG_E2E_CAPROVER_URL),0,3) --dist=loadgroup --timeout=600 $(ARGS)
 
-faults: setup ## each call of a deploy spoilt in each way (hours); NODES=2 POINTS=regex AT_ONCE=n ARGS=--list
-	@$(python) -m tests.faults --nodes=$(or $(NODES),1) --at-once=$(or $(AT_ONCE),6) --points='$(POINTS)' $(ARGS)
+faults: setup ## each call of a deploy spoilt in each way (hours); NODES=2 STORY=backup POINTS=regex AT_ONCE=n
+	@$(python) -m tests.faults --nodes=$(or $(NODES),1) --at-once=$(or $(AT_ONCE),6) --story='$(STORY)' --points='$(POINTS)' $(ARGS)
 
 bench: setup ## how quick it is, as ratios in one run
 	@$(python) -m tests.bench

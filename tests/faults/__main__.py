@@ -10,14 +10,16 @@ import argparse
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.cases import Case, cases
+from tests.faults.cases import Case, acts_first, cases, own
 from tests.faults.play import Verdict
 from tests.faults.stage import Stage, stage
+from tests.faults.stories import STORIES
 from tests.sandbox.engine import timed
 from tests.sandbox.runner import Action
 from tests.sandbox.sandbox import Sandbox
@@ -35,11 +37,14 @@ class Results:
         if fresh:
             self._file.unlink(missing_ok=True)
         lines = self._file.read_text().splitlines() if self._file.exists() else []
+        describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
+        self._code = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
         self.safe = {line["case"]: line["ending"] for line in map(json.loads, lines) if not line["wrong"]}
 
     def add(self, case: Case, verdict: Verdict) -> None:
         line = {
             "case": case.name,
+            "code": self._code,
             "wrong": verdict.wrong,
             "ending": verdict.ending,
             "seconds": round(verdict.seconds, 1),
@@ -54,6 +59,8 @@ class Results:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--nodes", type=int, default=1, choices=(1, 2))
+    names = [story.name for story in STORIES]
+    parser.add_argument("--story", default="", metavar="NAME", choices=("", *names), help=f"one of {', '.join(names)}")
     parser.add_argument("--points", default="", metavar="REGEX", help="only the cases whose name it finds")
     parser.add_argument("--at-once", type=int, default=6, metavar="N")
     parser.add_argument("--list", action="store_true", help="only print the cases")
@@ -76,8 +83,10 @@ def main() -> int:
 
 
 def _all(ready: Stage, asked: argparse.Namespace) -> int:
-    with timed("record clean deploys"):
-        wanted = cases(ready.record(), asked.points)
+    chosen = [story for story in STORIES if asked.story in ("", story.name)]
+    with timed("record undisturbed deploys"):  # of earlier stories too: what they have is not played again
+        recorded = ready.record(STORIES[: STORIES.index(chosen[-1]) + 1])
+    wanted = acts_first(case for story in chosen for case in cases(own(story, recorded), asked.points, story))
     if asked.list:
         for case in wanted:
             print(case.name)
@@ -88,18 +97,23 @@ def _all(ready: Stage, asked: argparse.Namespace) -> int:
     print(f"{len(wanted)} cases, of which {len(wanted) - len(left)} were safe in an earlier run", flush=True)
     unsafe: dict[str, list[str]] = {}
     endings: Counter[str] = Counter(results.safe[case.name] for case in wanted if case.name in results.safe)
+    played: list[Case] = []
     began = time.monotonic()
-    for number, (case, verdict) in enumerate(ready.play_all(left), 1):
+
+    def tell(case: Case, verdict: Verdict) -> None:
         results.add(case, verdict)
         endings[verdict.ending] += 1
+        played.append(case)
         if verdict.wrong:
             unsafe[case.name] = verdict.wrong
         mark = "UNSAFE" if verdict.wrong else "safe"
         print(
-            f"{number}/{len(left)} {time.monotonic() - began:5.0f} s  {mark}, {verdict.ending}, "
+            f"{len(played)}/{len(left)} {time.monotonic() - began:5.0f} s  {mark}, {verdict.ending}, "
             f"{verdict.seconds:.0f} s: {case.name}{''.join(f' — {what}' for what in verdict.wrong)}",
             flush=True,
         )
+
+    ready.play_all(left, tell)
     print(f"\nHow the deploys ended: {', '.join(f'{ending} {count}' for ending, count in endings.most_common())}")
     for name, what in unsafe.items():
         print(f"not safe: {name}: {'; '.join(what)}")

@@ -1,10 +1,12 @@
-"""Which cases there are: each recorded call of a clean deploy, times what can go wrong with such a call. Pure."""
+"""Which cases there are: each recorded call of a deploy, times what can go wrong with such a call. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from tests.faults.stories import PLAIN, STORIES, Story
 
 REPEATS = 2  # of a call that a wait repeats in one phase, the first so many are spoilt: later ones meet the same code
 
@@ -53,6 +55,10 @@ class Call:
     key: str
     kind: str
 
+    @property
+    def phase(self) -> str:
+        return self.key.partition(":")[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -62,10 +68,12 @@ class Case:
     fault: str
     when: str
     then: str
+    story: Story = PLAIN
 
     @property
     def name(self) -> str:
-        return f"{self.call.key} | {self.fault} {self.when}, {self.then}"
+        story = "" if self.story == PLAIN else f"{self.story.name}: "
+        return f"{story}{self.call.key} | {self.fault} {self.when}, {self.then}"
 
 
 def calls(recorded: Iterable[Mapping[str, object]]) -> list[Call]:
@@ -74,10 +82,21 @@ def calls(recorded: Iterable[Mapping[str, object]]) -> list[Call]:
     return [call for call in dict.fromkeys(found) if int(call.key.rpartition("#")[2]) <= REPEATS]
 
 
-def cases(found: Iterable[Call], wanted: str = "") -> list[Case]:
+def own(story: Story, recorded: Mapping[Story, Iterable[Call]]) -> list[Call]:
+    """The calls of a story that no earlier one has, and those of phases that it has again."""
+    earlier = {call for other in STORIES[: STORIES.index(story)] for call in recorded.get(other, ())}
+    return [call for call in recorded[story] if call not in earlier or call.phase in story.again]
+
+
+def cases(found: Iterable[Call], wanted: str = "", story: Story = PLAIN) -> list[Case]:
     """Every case of these calls whose name the regular expression finds; acts first, since they matter most."""
     every = [
-        Case(call=call, fault=fault, when=when, then=then) for call in found for fault, when, then in FAULTS[call.kind]
+        Case(call=call, fault=fault, when=when, then=then, story=story)
+        for call in found
+        for fault, when, then in FAULTS[call.kind]
     ]
-    every.sort(key=lambda case: not case.call.kind.endswith("act"))
-    return [case for case in every if re.search(wanted, case.name)]
+    return acts_first(case for case in every if re.search(wanted, case.name))
+
+
+def acts_first(found: Iterable[Case]) -> list[Case]:
+    return sorted(found, key=lambda case: not case.call.kind.endswith("act"))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from tests.faults.slot import Databases
 from tests.faults.witness import Life
 from tests.sandbox.runner import StepResult
 
 EXIT_CODES = {"deployed": 0, "restored": 1, "failed": 1, "refused": 2, "stayed-down": 3, "needs-person": 3}
+STOPPED = ("137", "143")  # by SIGKILL or SIGTERM
+# Jobs that work on the database, by the ends of their names.
+MIGRATION, BACKUP, RESTORE = "migration", "backup", "restore"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,37 +33,54 @@ class Reported:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """The world before and after. Specs are raw; `running` are images of tasks; `left` names what capmig left."""
+    """The world before and after. Specs are raw; `running` are images of tasks; `left` names what capmig left.
+
+    `database`: a dump of it; `backups`: files and their sizes in bytes; `app`, `jobs`: containers of the app and of
+    capmig's jobs, oldest first.
+    """
 
     old: str
     new: str
+    databases: Databases = field(repr=False)
+    backed_up: bool
     spec_before: dict[str, Any]
     spec_after: dict[str, Any]
     running: list[str]
-    rows_before: int
-    rows_after: int
-    schema: str
+    database: str = field(repr=False)
     left: list[str]
+    backups: Mapping[str, int]
     app: Sequence[Life]
     jobs: Sequence[Life]
     reported: Sequence[Reported]
 
+    @property
+    def image(self) -> str:
+        return str(self.spec_after["TaskTemplate"]["ContainerSpec"]["Image"])
+
+    def jobs_of(self, *kinds: str) -> list[Life]:
+        return [job for job in self.jobs if _kind(job) in kinds]
+
+
+def _kind(job: Life) -> str:
+    """The last word of its name, without an attempt's number."""
+    return next((word for word in reversed(job.service.split("-")) if not word.isdigit()), "")
+
 
 def wrong(seen: Seen) -> list[str]:
     """What is not as it must be, a line each; empty if all is safe."""
-    return [*_at_the_end(seen), *_on_the_way(seen), *_told(seen)]
+    return [*_at_the_end(seen), *_on_the_way(seen), *_backups(seen), *_told(seen)]
 
 
 def _at_the_end(seen: Seen) -> list[str]:
     found = []
-    image = seen.spec_after["TaskTemplate"]["ContainerSpec"]["Image"]
+    image = seen.image
     replicas = seen.spec_before["Mode"]["Replicated"]["Replicas"]
     if seen.running != [image] * replicas:
         found.append(f"{seen.running or 'nothing'} runs, of {replicas} × {image}")
-    if (image, seen.schema) not in ((seen.old, "1"), (seen.new, "2")):
-        found.append(f"{image} runs on schema {seen.schema}")
-    if seen.rows_after != seen.rows_before:
-        found.append(f"{seen.rows_before} rows became {seen.rows_after}")
+    fitting = {seen.old: seen.databases.before, seen.new: seen.databases.migrated}.get(image, "")
+    if seen.database != fitting:
+        lines = difflib.unified_diff(fitting.splitlines(), seen.database.splitlines(), lineterm="", n=0)
+        found.append(f"{image} runs on another database than it should: {' / '.join([*lines][2:8])}")
     wanted = copy.deepcopy(seen.spec_before)
     wanted["TaskTemplate"]["ContainerSpec"]["Image"] = image
     if _settled(seen.spec_after) != _settled(wanted):
@@ -78,17 +100,46 @@ def _settled(spec: dict[str, Any]) -> dict[str, Any]:
 def _on_the_way(seen: Seen) -> list[str]:
     found = []
     runs = sum(report.process != "post" for report in seen.reported)
-    done = min((job.ended for job in seen.jobs if job.exit_code == "0"), default=float("inf"))
-    if len(seen.jobs) > runs:
-        found.append(f"{len(seen.jobs)} migrations ran in {runs} runs")
-    for number, job in enumerate(seen.jobs):
-        found += ["two migrations at once" for other in seen.jobs[number + 1 :] if job.overlaps(other)]
-        found += [f"{life.image} ran while the migration did" for life in seen.app if job.overlaps(life)]
+    for kind in (MIGRATION, BACKUP):
+        ran = len(seen.jobs_of(kind))
+        if ran > runs:
+            found.append(f"{ran} {kind}s ran in {runs} runs")
+    alone = seen.jobs_of(MIGRATION, BACKUP, RESTORE)
+    for number, job in enumerate(alone):
+        found += [f"{_kind(job)} and {_kind(other)} at once" for other in alone[number + 1 :] if job.overlaps(other)]
+        found += [f"{life.image} ran while the {_kind(job)} did" for life in seen.app if job.overlaps(life)]
+    migrated = [job for job in seen.jobs_of(MIGRATION) if job.exit_code == "0"]
+    restored = [job for job in seen.jobs_of(RESTORE) if job.exit_code == "0"]
+    done = min((job.ended for job in migrated), default=float("inf"))
     for life in seen.app:
-        if seen.new in life.image and life.started < done:
+        if life.image == seen.new and life.started < done:
             found.append("the new version started before the migration was done")
-        if seen.old in life.image and life.started > done:
-            found.append("the old version started after the migration was done")
+        if life.image != seen.old:
+            continue
+        # Without a backup one that failed may leave behind what it likes.
+        before = [job for job in (seen.jobs_of(MIGRATION) if seen.backed_up else migrated) if job.ended < life.started]
+        if before and not any(before[-1].ended < job.ended < life.started for job in restored):
+            how = "was done" if before[-1].exit_code == "0" else "had failed, on a database that was not restored"
+            found.append(f"the old version started after the migration {how}")
+    return found
+
+
+def _backups(seen: Seen) -> list[str]:
+    found = []
+    made = [job for job in seen.jobs_of(BACKUP) if job.exit_code == "0"]
+    for restore in seen.jobs_of(RESTORE):
+        since = max((job.started for job in made if job.ended < restore.started), default=None)
+        if since is None:
+            found.append("a restore without a backup")
+        elif any(since < life.ended and life.started < restore.started for life in seen.app):
+            found.append("restored although an instance had run since the backup")
+    last = [*seen.jobs_of(BACKUP, RESTORE)][-1:]
+    parts = [name for name in seen.backups if ".part" in name]
+    if parts and last and last[0].exit_code == "0":
+        found.append(f"left behind: {', '.join(parts)}")
+    whole = [name for name in seen.backups if not name.endswith((".part", ".failed"))]
+    if len(whole) < len(made):
+        found.append(f"{len(made)} backups were made, and {len(whole)} are there")
     return found
 
 
@@ -104,26 +155,49 @@ def _told(seen: Seen) -> list[str]:
             found.append(f"{report.process} says {result} and ends with {report.exit_code}")
     if not reported:
         return found
-    said = reported[-1].outputs
+    process, said = reported[-1].process, reported[-1].outputs
     result = said["result"]
-    image = seen.spec_after["TaskTemplate"]["ContainerSpec"]["Image"]
     wanted = {"deployed": seen.new}.get(result, seen.old)
-    if image != wanted:
-        found.append(f"{reported[-1].process} says {result}; in truth {image} runs")
+    if seen.image != wanted:
+        found.append(f"{process} says {result}; in truth {seen.image} runs")
     if result in ("failed", "refused") and any(life.ended < float("inf") for life in seen.app):
-        found.append(f"{reported[-1].process} says {result}; in truth the app was stopped")
-    truth = {}
-    if result in ("deployed", "restored"):
-        truth["deployed-image"] = image
-        truth["migration-exit-code"] = seen.jobs[-1].exit_code if seen.jobs else ""
-    # Who finds no job where one was to be cannot know whether there was one, and says so.
-    if said.get("schema-state") != "unknown" or result == "deployed":
-        truth["migration-ran"] = "true" if seen.jobs else "false"
-        if result in ("deployed", "restored"):
-            truth["schema-state"] = "migrated" if seen.schema == "2" else "unchanged"
+        found.append(f"{process} says {result}; in truth the app was stopped")
+    truth = _truth(seen, result, said.get("schema-state", ""))
     found += [
-        f"{reported[-1].process} says {name}={said.get(name)!r}; in truth it is {value!r}"
+        f"{process} says {name}={said.get(name)!r}; in truth it is {value!r}"
         for name, value in truth.items()
         if said.get(name) != value
     ]
-    return found
+    return found + _told_of_backup(seen, process, said)
+
+
+def _truth(seen: Seen, result: str, schema: str) -> dict[str, str]:
+    """Outputs as they should be; without those of which the truth cannot be known."""
+    migrations = seen.jobs_of(MIGRATION)
+    latest = migrations[-1].ended if migrations else 0.0
+    restored = any(job.exit_code == "0" and job.started > latest for job in seen.jobs_of(RESTORE))
+    truth = {}
+    if result in ("deployed", "restored"):
+        truth["deployed-image"] = seen.image
+        # One that capmig has stopped did not come to an end of its own.
+        stopped = bool(migrations) and migrations[-1].exit_code in STOPPED
+        truth["migration-exit-code"] = migrations[-1].exit_code if migrations and not stopped else ""
+    # Who finds no job where one was to be cannot know whether there was one, and says so, or restores the backup.
+    if result == "deployed" or schema != "unknown":
+        if migrations or not restored:
+            truth["migration-ran"] = "true" if migrations else "false"
+        if result in ("deployed", "restored"):
+            truth["restored"] = "true" if restored else "false"
+            truth["schema-state"] = "migrated" if seen.image == seen.new else "restored" if restored else "unchanged"
+    return truth
+
+
+def _told_of_backup(seen: Seen, process: str, said: Mapping[str, str]) -> list[str]:
+    name = said.get("backup-id", "").rpartition("/")[2]
+    if not name:
+        if said["result"] == "deployed" and seen.backed_up:
+            return [f"{process} says deployed, and names no backup"]
+        return []
+    if str(seen.backups.get(name)) != said.get("backup-bytes"):
+        return [f"{process} says {name} has {said.get('backup-bytes')} bytes; in truth {seen.backups.get(name)}"]
+    return []

@@ -73,9 +73,11 @@ class Witness:
             return sorted((life for life in self._lives.values() if of(life.service)), key=lambda life: life.started)
 
     def forget(self, of: Callable[[str], bool]) -> None:
-        """Drop what is known of these services."""
+        """Drop what has ended of these services."""
         with self._lock:
-            self._lives = {id: life for id, life in self._lives.items() if not of(life.service)}
+            self._lives = {
+                id: life for id, life in self._lives.items() if life.ended == float("inf") or not of(life.service)
+            }
 
     def close(self) -> None:
         for stream in self._streams:

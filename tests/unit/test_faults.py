@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults.cases import calls, cases
+from tests.faults.cases import Call, calls, cases, own
 from tests.faults.checks import Reported, Seen, wrong
+from tests.faults.slot import Databases
+from tests.faults.stories import BACKUP, PLAIN, RESTORE
 from tests.faults.witness import Life
 
 SPEC: dict[str, Any] = {
@@ -17,7 +19,7 @@ SPEC: dict[str, Any] = {
     "Mode": {"Replicated": {"Replicas": 1}},
 }
 OLD = Life(service="demo", image="demo:v1", started=0, ended=10)
-JOB = Life(service="job", image="demo:v2", started=11, ended=15, exit_code="0")
+JOB = Life(service="capmig-demo-0-migration", image="demo:v2", started=11, ended=15, exit_code="0")
 NEW = Life(service="demo", image="demo:v2", started=16)
 OUTPUTS = {
     "result": "deployed",
@@ -25,6 +27,7 @@ OUTPUTS = {
     "deployed-image": "demo:v2",
     "migration-ran": "true",
     "migration-exit-code": "0",
+    "restored": "false",
 }
 
 
@@ -34,16 +37,18 @@ def spec(image: str, **labels: str) -> dict[str, Any]:
     return changed
 
 
+DATABASES = Databases(template="template", before="1", migrated="2")
 DEPLOYED = Seen(
     old="demo:v1",
     new="demo:v2",
     spec_before=SPEC,
     spec_after=spec("demo:v2"),
     running=["demo:v2"],
-    rows_before=3,
-    rows_after=3,
-    schema="2",
+    databases=DATABASES,
+    backed_up=False,
+    database=DATABASES.migrated,
     left=[],
+    backups={},
     app=[OLD, NEW],
     jobs=[JOB],
     reported=[Reported(process="main", exit_code=0, outputs=OUTPUTS)],
@@ -55,7 +60,7 @@ def test_wrong__nothing_after_a_good_deploy() -> None:
     assert wrong(DEPLOYED) == []
     killed = Reported(process="main", exit_code=137, outputs={})
     untouched = replace(
-        DEPLOYED, spec_after=SPEC, running=["demo:v1"], schema="1", app=[replace(OLD, ended=float("inf"))], jobs=[]
+        DEPLOYED, spec_after=SPEC, running=["demo:v1"], database="1", app=[replace(OLD, ended=float("inf"))], jobs=[]
     )
     assert wrong(replace(untouched, reported=[killed])) == []
 
@@ -64,8 +69,7 @@ def test_wrong__nothing_after_a_good_deploy() -> None:
     ("change", "what"),
     [
         ({"running": []}, "nothing runs, of 1 × demo:v2"),
-        ({"schema": "1"}, "demo:v2 runs on schema 1"),
-        ({"rows_after": 2}, "3 rows became 2"),
+        ({"database": "1"}, "demo:v2 runs on another database than it should"),
         ({"spec_after": spec("demo:v2", added="1")}, "the spec differs"),
         ({"left": ["config capmig-demo"]}, "left behind: config capmig-demo"),
         ({"app": [replace(OLD, ended=12), NEW]}, "demo:v1 ran while the migration did"),
@@ -74,7 +78,7 @@ def test_wrong__nothing_after_a_good_deploy() -> None:
             {"app": [OLD, replace(OLD, started=16, ended=17), NEW]},
             "the old version started after the migration was done",
         ),
-        ({"jobs": [JOB, replace(JOB, started=12)]}, "two migrations at once"),
+        ({"jobs": [JOB, replace(JOB, started=12)]}, "migration and migration at once"),
         ({"jobs": [JOB, JOB]}, "2 migrations ran in 1 runs"),
         ({"reported": [Reported(process="main", exit_code=1, outputs=OUTPUTS)]}, "says deployed and ends with 1"),
         (
@@ -95,6 +99,82 @@ def test_wrong__sees(change: dict[str, Any], what: str) -> None:
     """Each thing that must not be is named."""
     found = wrong(replace(DEPLOYED, **change))
     assert any(what in line for line in found), found
+
+
+DUMP = Life(service="capmig-demo-0-backup", image="postgres", started=11, ended=12, exit_code="0")
+FAILED = replace(JOB, started=13, ended=14, exit_code="1")
+RESTORED = Life(service="capmig-demo-0-restore-0", image="postgres", started=15, ended=16, exit_code="0")
+BACK = replace(OLD, started=17, ended=float("inf"))
+OF_BACKUP = {"backup-id": "demo/a.dump", "backup-bytes": "9"}
+BACK_OUTPUTS = OF_BACKUP | {
+    "result": "restored",
+    "schema-state": "restored",
+    "deployed-image": "demo:v1",
+    "migration-ran": "true",
+    "migration-exit-code": "1",
+    "restored": "true",
+}
+RESTORED_TO = replace(
+    DEPLOYED,
+    backed_up=True,
+    spec_after=spec("demo:v1"),
+    running=["demo:v1"],
+    database=DATABASES.before,
+    backups={"a.dump": 9, "a.dump.failed": 5},
+    app=[OLD, BACK],
+    jobs=[DUMP, FAILED, RESTORED],
+    reported=[Reported(process="main", exit_code=1, outputs=BACK_OUTPUTS)],
+)
+
+
+def test_wrong__nothing_with_a_backup() -> None:
+    """Neither where the backup was restored, nor where it was not needed."""
+    assert wrong(RESTORED_TO) == []
+    good = Reported(process="main", exit_code=0, outputs=OUTPUTS | OF_BACKUP)
+    job = replace(JOB, started=13)
+    assert wrong(replace(DEPLOYED, backed_up=True, backups={"a.dump": 9}, jobs=[DUMP, job], reported=[good])) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"database": "half"}, "demo:v1 runs on another database than it should"),
+        ({"jobs": [DUMP, FAILED]}, "the old version started after the migration had failed"),
+        ({"app": [OLD, replace(BACK, started=14.5, ended=14.8), BACK]}, "had failed, on a database that was not"),
+        ({"app": [OLD, replace(BACK, started=15.5)]}, "demo:v1 ran while the restore did"),
+        ({"app": [replace(OLD, ended=11.5), BACK]}, "demo:v1 ran while the backup did"),
+        ({"app": [OLD, replace(OLD, started=12.3, ended=12.6), BACK]}, "an instance had run since the backup"),
+        ({"jobs": [FAILED, RESTORED]}, "a restore without a backup"),
+        ({"jobs": [DUMP, FAILED, replace(RESTORED, started=13.5)]}, "migration and restore at once"),
+        ({"jobs": [DUMP, DUMP, FAILED, RESTORED]}, "2 backups ran in 1 runs"),
+        ({"backups": {"a.dump": 9, "a.dump.failed.part": 5}}, "left behind: a.dump.failed.part"),
+        ({"backups": {}}, "1 backups were made, and 0 are there"),
+        ({"backups": {"a.dump": 8}}, "says a.dump has 9 bytes; in truth 8"),
+        (
+            {"reported": [Reported(process="main", exit_code=1, outputs=BACK_OUTPUTS | {"restored": "false"})]},
+            "says restored='false'; in truth it is 'true'",
+        ),
+        (
+            {"reported": [Reported(process="main", exit_code=1, outputs=BACK_OUTPUTS | {"schema-state": "unchanged"})]},
+            "says schema-state='unchanged'; in truth it is 'restored'",
+        ),
+    ],
+)
+def test_wrong__sees_with_a_backup(change: dict[str, Any], what: str) -> None:
+    """Each thing that must not be where a backup was made is named."""
+    found = wrong(replace(RESTORED_TO, **change))
+    assert any(what in line for line in found), found
+
+
+def test_own__leaves_out_what_an_earlier_story_has() -> None:
+    """But for the phases in which a backup changes what follows."""
+    drain, migrate, restore = (
+        Call(key=f"{phase}: POST it #1", kind="docker act") for phase in ("draining", "migrating", "restoring")
+    )
+    recorded = {PLAIN: [drain, migrate], BACKUP: [drain, migrate], RESTORE: [drain, migrate, restore]}
+    assert own(PLAIN, recorded) == [drain, migrate]
+    assert own(BACKUP, recorded) == [migrate]
+    assert own(RESTORE, recorded) == [migrate, restore]
 
 
 def test_cases__of_a_record() -> None:

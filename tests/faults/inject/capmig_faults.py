@@ -29,8 +29,9 @@ from urllib3 import HTTPResponse
 
 WORKSPACE = Path("/github/workspace")
 JOURNAL = "capmig."
-# What a journal's renewal changes, and what a phase brings with it by itself.
-CLOCKS = {"since", "expires", "holder", "owner", "owner_url"}
+JOB = "capmig-.+-[0-9a-f]{8}-([a-z]+(-[0-9])?)"
+# What a journal's renewal changes, what a phase brings with it by itself, and what may be 0 or not.
+CLOCKS = {"since", "expires", "holder", "owner", "owner_url", "backup_seconds"}
 
 Answer = Callable[[], requests.Response]
 
@@ -148,10 +149,8 @@ class Injector:
 
     def _role(self, word: str) -> str:
         """A name or an ID as what it is for this deploy."""
-        if word in ("pull", "migration"):
-            return word
-        if word.startswith("capmig-") and word.endswith(("-pull", "-migration")):
-            return word.rpartition("-")[2].upper()
+        if job := re.fullmatch(JOB, word):
+            return job[1].upper()
         if word == f"capmig-{self._app}":
             return "JOURNAL"
         if re.fullmatch("[0-9a-z]{25}", word):

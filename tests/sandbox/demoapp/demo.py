@@ -17,8 +17,6 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 
-from . import database, migrations
-
 BEHAVIOURS = {
     "": "as it should be",
     "fails": "the migration deletes rows, commits that, and fails",
@@ -36,6 +34,8 @@ class Page(BaseHTTPRequestHandler):
     """200 where code and schema fit; 500 with the same facts where they do not, or the database does not answer."""
 
     def do_GET(self) -> None:
+        from . import database  # only here: tests start hundreds of instances that nobody asks for a page
+
         facts: dict[str, object] = {"version": VERSION, "instance": socket.gethostname(), "wants": SCHEMA}
         try:
             with database.connected() as cursor:
@@ -81,6 +81,8 @@ def serve() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--migrate-database"]:
+        from . import migrations
+
         migrations.migrate(SCHEMA, BEHAVIOUR)
     else:
         serve()
