@@ -22,7 +22,7 @@ import requests
 
 from capmig import ssh
 from capmig.actions import Reporter
-from capmig.errors import CapmigError
+from capmig.errors import Refused
 from capmig.inputs import SshManager
 from tests.sandbox import images
 from tests.sandbox.caprover.client import ApiError, Client
@@ -232,8 +232,8 @@ def at(server: Server, local: Callable[[], Mapping[str, str]]) -> Iterator[Exter
             log = Reporter({}, io.StringIO())
             try:
                 link = stack.enter_context(ssh.connect(server.manager, clock=time, log=log))
-            except CapmigError as error:
-                raise Unusable("\n".join(by_variable(line) for line in str(error).splitlines())) from error
+            except Refused as refused:
+                raise Unusable("\n".join([*map(by_variable, refused.problems), refused.todo])) from refused
             manager = RemoteManager(socket=link.socket, ensure=link.ensure, settings=settings)
         else:
             manager = RemoteManager(socket=Path(server.manager.socket), ensure=lambda: None, settings=settings)
