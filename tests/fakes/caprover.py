@@ -45,6 +45,7 @@ class FakeCapRover:
         self.delay = 0.0
         self.latency = 0.03
         self.prunes_created = False
+        self.pending = False  # it has accepted a deploy, or will, and has not come to it yet
         self.asked: list[tuple[str, str]] = []  # the image and the git hash of every deploy that was accepted
         current = swarm.direct.service(service)
         self.deployed_image = current.image if current else ""
@@ -68,6 +69,7 @@ class FakeCapRover:
             raise self.refuse
         fate, self.fate = self.fate, None
         if fate == "late":
+            self.pending = True
             self._clock.call_later(LATE, partial(self._accept, image, git_hash))
         elif fate != "none":
             self._accept(image, git_hash)
@@ -92,7 +94,7 @@ class FakeCapRover:
     def restart(self) -> None:
         """CapRover goes away for 30 s and forgets what it was building; the swarm's services stay as they are."""
         self._turn += 1
-        self._building = self._failed = False
+        self.pending = self._building = self._failed = False
         self._lines = ()
         self._queue_free_at = 0.0
         self._up_at = self._clock.monotonic() + RESTART
@@ -105,6 +107,7 @@ class FakeCapRover:
         """Into the queue; a newer deploy of the app takes the place of one that still waits there."""
         self.asked.append((image, git_hash))
         self._turn += 1
+        self.pending = True
         self._building, self._failed, self._lines = True, False, ("Build started",)
         wait = self._queue_free_at - self._clock.monotonic()
         self._clock.call_later(max(wait, 0.0) + ACCEPTED_TO_UPDATE, partial(self._do, self._turn, image, wait > 0))
@@ -116,7 +119,7 @@ class FakeCapRover:
             if queued:
                 self.restart()
             else:
-                self._building, self._failed = False, True
+                self.pending, self._building, self._failed = False, False, True
                 self._lines = ("Build started", f"pull access denied for {image}")
             return
         self._building = False
@@ -126,6 +129,7 @@ class FakeCapRover:
 
     def _update_unless_restarted(self, turn: int, image: str) -> None:
         if turn == self._turn:
+            self.pending = False
             self._update_service(image)
 
     def _update_service(self, image: str) -> None:

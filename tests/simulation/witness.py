@@ -139,13 +139,8 @@ class Witness:
             self.say("a person started the app during the migration, and the guard does not stop it")
 
     def _follow_backup(self, app: int) -> None:
-        """A restore begins only if no process of the app can have written since the backup was made.
-
-        One that was left half done begins anew: whatever the app has written meanwhile, it wrote into half a database.
-        """
+        """Whether a process of the app can have written since the backup was made, or, later, since a restore began."""
         for action in self._world.did[self._acted :]:
-            if action == "restore" and self._ran_since_dump and not self._restoring:
-                self.say("a restore begins though the app has run since the backup was made")
             if action in ("dump", "restore"):
                 self._restoring = action == "restore"
                 self._ran_since_dump = False
@@ -210,6 +205,10 @@ class Witness:
         if (entry is None or entry.holder != process.holder) and not self._two_may_act:
             holder = "nobody" if entry is None else entry.holder
             self.say(f"{process.name} ({act}) acts while {holder} holds the journal")
+        # One that was left half done begins anew: what the app has written meanwhile, it wrote into half a database.
+        restores = act == "create_service" and _kind(args[0]) == "backup-restore"
+        if restores and self._ran_since_dump and not self._restoring:
+            self.say("a restore is begun though the app has run since the backup was made")
         if act == "update_service":
             if bare(args[1]) != self.settings:
                 self.say(f"{process.name} changes more than replicas and image")
@@ -224,7 +223,8 @@ class Witness:
     def _started_by(self, process: Process, *, through_caprover: bool = False) -> None:
         """A process has started the app; while two may act, that is the person's doing who let them."""
         self.starter = PERSON if self._two_may_act else process.name
-        self._asker = process.holder if through_caprover else ""
+        if through_caprover or not self._world.caprover.pending:
+            self._asker = process.holder if through_caprover else ""
 
     def _must_not_rob(self, before: Entry | None, entry: Entry) -> None:
         """A journal is taken over only from somebody who may be dead."""
