@@ -114,7 +114,8 @@ def prove_job_gone(hand: Hand) -> None:
     if not entry.job_id:
         # It may have been asked for a moment ago, and come yet.
         with contextlib.suppress(TimedOut):
-            hand.watch.until(lambda: hand.swarm.service(entry.job), timeout=CALL, every=1.0, what=lambda: "")
+            job = hand.watch.until(lambda: hand.swarm.service(entry.job), timeout=CALL, every=1.0, what=lambda: "")
+            entry = hand.journal.write(job_id=job.id)
     try:
         jobs.stop(hand, entry.job, known_id=entry.job_id)
     except TimedOut as error:

@@ -142,7 +142,8 @@ def restore(hand: Hand) -> None:
             guard.settle()
         except DeployFailed as error:
             raise NeedsPerson(error.what, state=where(entry), todo=f"{error.todo} Then run mode: recover.") from error
-        surely = entry.by_hand or entry.job.rpartition("-restore-")[2].isdigit()
+        begun = entry.job_id and entry.job.rpartition("-restore-")[2].isdigit()
+        surely = entry.by_hand or begun
         if not (surely or untouched(hand)):
             hand.log.warning(TOUCHED)
             return

@@ -258,6 +258,28 @@ def test_restore__does_not_begin_once_somebody_started_the_app() -> None:
     assert world.journal is None
 
 
+def test_restore__that_was_written_down_and_not_begun() -> None:
+    """Its runner died between the two. What the app has written since, by somebody's hand, stays."""
+    world = Database()
+    failing(world)
+
+    def die(name: str, args: object) -> None:
+        entry = world.journal
+        if name == "create_service" and entry is not None and entry.phase is Phase.RESTORING:
+            raise KeyboardInterrupt
+
+    world.swarm.before_call = die
+    with pytest.raises(KeyboardInterrupt):
+        world.deploy(asked())
+    world.swarm.before_call = lambda name, args: None
+    world.caprover.save_and_update()
+    world.clock.sleep(30.0)
+    entry = recovered(world)
+    assert "restore" not in world.did
+    assert (entry.restored, entry.schema) == (False, "unknown")
+    assert world.running == [OLD, OLD]
+
+
 def test_restore__does_not_begin_once_somebody_started_the_app_meanwhile() -> None:
     """Also not when that was in the time that it took to write the journal, last of all."""
     world = Database()
