@@ -138,6 +138,8 @@ def make_databases(sandbox: Sandbox) -> Databases:
     sandbox.caprover.delete_app(app.name)
     copy = f"{app.database}_migrated"
     sandbox.psql(f"CREATE DATABASE {copy} TEMPLATE {app.database}")
-    migration = ["docker", "run", "--rm", f"--network={NETWORK}", f"--env=DATABASE_URL={sandbox.database_url(copy)}"]
+    # A sandbox that was kept may still have the image of an earlier version; the action pulls, and so must this.
+    migration = ["docker", "run", "--rm", "--pull=always", f"--network={NETWORK}"]
+    migration += [f"--env=DATABASE_URL={sandbox.database_url(copy)}"]
     sandbox.nodes[0].execute(*migration, sandbox.image("v2"), "--migrate-database")
     return Databases(template=app.database, before=app.dump(), migrated=sandbox.dump(copy))
