@@ -168,9 +168,14 @@ def restore(hand: Hand) -> None:
                     backup=entry.backup_id,
                     journaled=True,
                 )
-            except (TimedOut, DeployFailed) as error:
+            except TimedOut as error:
                 why = error.what
                 break
+            except DeployFailed as error:  # there was no job: another one may come
+                why = error.what
+                hand.log.warning(f"The restore did not begin: {why}")
+                jobs.stop(hand, name)
+                continue
             jobs.stop(hand, name, known_id=hand.journal.entry.job_id)
             if ended.succeeded:
                 how = {

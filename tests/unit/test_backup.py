@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from capmig.backup import by_hand as by_hand_acts
 from capmig.backup import connection, subject, tool
 from capmig.deploy import Report, carry_out
 from capmig.entry import Entry, Phase
-from capmig.errors import CapRoverRefused, LinkLost, NeedsPerson, Refused
+from capmig.errors import CapRoverRefused, EngineRefused, LinkLost, NeedsPerson, Refused
 from capmig.hand import Hand
 from capmig.inputs import Backup, Engine, Inputs
 from capmig.jobs import KIND_LABEL
@@ -21,7 +22,7 @@ from capmig.preflight import look
 from capmig.recover import Ending, recover
 from tests.fakes.database import SERVER, URL, Database
 from tests.fakes.log import RecordingLog
-from tests.fakes.swarm import Run, fake_node
+from tests.fakes.swarm import Run, Silent, fake_node
 from tests.fakes.world import APP, NEW, OLD, inputs
 
 ID = "web/20260102T030405Z-web-1.dump"
@@ -210,6 +211,26 @@ def test_restore__that_fails_needs_a_person_and_is_tried_again_by_the_next() -> 
     assert ending.restored
     assert world.schema == 1
     assert world.running == [OLD, OLD]
+
+
+@pytest.mark.parametrize("problem", [Silent(), EngineRefused("injected error", status=500)])
+def test_restore__whose_job_does_not_come_takes_another(problem: Exception) -> None:
+    """What was answered as done and is not, or was refused once, needs no person."""
+    world = Database()
+    failing(world)
+    problems = [problem]
+
+    def spoil(name: str, seen: tuple[Any, ...]) -> None:
+        if name == "create_service" and "-restore-" in seen[0]["Name"] and problems:
+            raise problems.pop()
+
+    world.swarm.before_call = spoil
+    report = world.deploy(asked())
+    assert report.ending.result == "restored"
+    assert report.ending.entry.restored
+    assert world.did == ["check", "dump", "restore"]
+    assert world.schema == 1
+    assert not problems
 
 
 @pytest.mark.parametrize("action", ["dump", "restore"])
