@@ -68,7 +68,8 @@ def _with_replicas(spec: Spec, replicas: int) -> Spec:
 
 def set_back(hand: Hand, name: str, image: str, replicas: int) -> None:
     """Set the image and the replicas, and nothing else of the spec."""
-    change(hand, name, lambda spec: _with_image(_with_replicas(spec, replicas), image))
+    for _ in range(2):  # the second looks whether what was answered as done is
+        change(hand, name, lambda spec: _with_image(_with_replicas(spec, replicas), image))
 
 
 def _with_image(spec: Spec, image: str) -> Spec:

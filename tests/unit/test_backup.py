@@ -233,6 +233,23 @@ def test_restore__whose_job_does_not_come_takes_another(problem: Exception) -> N
     assert not problems
 
 
+def test_returning__whose_scale_is_only_answered_as_done() -> None:
+    """The old version is started all the same, and no person is asked."""
+    world = Database()
+    failing(world)
+    problems = [Silent()]
+
+    def spoil(name: str, seen: tuple[Any, ...]) -> None:
+        if name == "update_service" and seen[1]["Mode"].get("Replicated") == {"Replicas": 2} and problems:
+            raise problems.pop()
+
+    world.swarm.before_call = spoil
+    report = world.deploy(asked())
+    assert report.ending.result == "restored"
+    assert world.running == [OLD, OLD]
+    assert not problems
+
+
 @pytest.mark.parametrize("action", ["dump", "restore"])
 def test_backup__job_that_somebody_stops_did_not_succeed(action: str) -> None:
     """A program that is stopped in the middle may exit with 0: no migration without a whole backup, no half restore."""
