@@ -43,6 +43,7 @@ def roll_forward(hand: Hand, plan: Plan) -> Ending:
     """The deploy itself, step by step."""
     pull(hand, plan)
     if plan.inputs.migration is not None:
+        jobs.see_that_jobs_run_once(hand, plan.inputs.migration.image, hand.credentials)
         tool = backups.check(hand, plan)
         stages.drain(hand)
         if tool is not None:

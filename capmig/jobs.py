@@ -18,6 +18,7 @@ KIND_LABEL = "capmig.kind"
 NO_PROGRAM = "/capmig-only-pulls-the-image"
 NO_HEALTHCHECK = {"Test": ["NONE"]}
 GONE_TIMEOUT = 120.0
+CANARY_TIMEOUT = 60.0
 NODE_LOOK = 15.0  # seconds between looks at the node that a job runs on
 
 Hear = Callable[[Sequence[str]], None]
@@ -86,6 +87,19 @@ def pull_spec(service: Service, *, app: str, name: str, image: str) -> Spec:
             "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
         },
         "Mode": {"GlobalJob": {}},
+    }
+
+
+def canary_spec(*, app: str, name: str, image: str) -> Spec:
+    """A job that does nothing, to see how often swarm starts it."""
+    return {
+        "Name": name,
+        "Labels": {APP_LABEL: app, KIND_LABEL: "canary"},
+        "TaskTemplate": {
+            "ContainerSpec": {"Image": image, "Command": [NO_PROGRAM], "Healthcheck": NO_HEALTHCHECK},
+            "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
+        },
+        "Mode": {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}},
     }
 
 
@@ -159,6 +173,7 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
     def ended() -> Ended | None:
         nonlocal last
         task = task_of(hand, job)
+        _must_run_once(hand, job)
         follow()
         if task is None:
             return None
@@ -172,6 +187,30 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
     return hand.watch.until(
         ended, timeout=timeout, what=lambda: f"The {source} did not end in time (last seen: {last})."
     )
+
+
+def _must_run_once(hand: Hand, job: Service) -> None:
+    """DeployFailed when swarm has made two tasks of a job that is to run once, and is not restarted."""
+    if len(hand.swarm.tasks(job)) > 1:
+        raise DeployFailed(
+            f"The swarm has started the job {job.name} twice at once.",
+            todo="Restart Docker on the leader of the swarm's managers (docker node ls shows which one that is): since "
+            "it lost the lead and took it again, it starts each job twice. Then deploy again.",
+        )
+
+
+def see_that_jobs_run_once(hand: Hand, image: str, credentials: Credentials | None) -> None:
+    """Where there are several managers: DeployFailed if swarm starts jobs twice, which two migrations would be.
+
+    An engine 20.10 does so once it has lost the lead and taken it again; a lone manager cannot lose it.
+    """
+    if sum(node.manager for node in hand.swarm.nodes()) < 2:
+        return
+    name = f"{hand.job_name}-canary"
+    job = start(hand, canary_spec(app=hand.app, name=name, image=image), credentials)
+    wait_for_end(hand, job, timeout=CANARY_TIMEOUT, source="canary")
+    _must_run_once(hand, job)
+    stop(hand, name)
 
 
 def stop(hand: Hand, name: str, *, known_id: str = "", grace: float = 10.0) -> None:

@@ -280,7 +280,7 @@ def _run(
         hand.journal.write(job_id=job.id)
     try:
         ended = jobs.wait_for_end(hand, job, timeout=timeout, source=action, hear=told.hear)
-    except TimedOut:
+    except (TimedOut, DeployFailed):
         jobs.stop(hand, name, known_id=job.id)
         raise
     return told, ended

@@ -78,6 +78,7 @@ class Orchestrator:
         self.images: dict[str, ImageBehaviour] = {}
         self.services: dict[str, FakeService] = {}
         self.tasks: list[FakeTask] = []
+        self.doubles_jobs = False  # as an engine does that led, was superseded, and leads again
         self.agents = Agents(clock, self.nodes, running=self._running, ended=self._ended)
         self._clock = clock
         self._index = 10
@@ -157,7 +158,8 @@ class Orchestrator:
         if service.mode == "ReplicatedJob":
             if not self.of(service.id):
                 for slot in range(service.spec["Mode"]["ReplicatedJob"].get("TotalCompletions", 1)):
-                    self._new(service, slot, desired="complete")
+                    for _ in range(2 if self.doubles_jobs else 1):
+                        self._new(service, slot, desired="complete")
         elif service.mode == "GlobalJob":
             started = {task.node_id for task in self.of(service.id)}
             for node in self._eligible(service.spec):

@@ -97,7 +97,7 @@ class World:
 
         def behave(spec: Spec) -> Run:
             kind = (spec.get("Labels") or {}).get(KIND_LABEL)
-            if kind == "pull":
+            if kind in ("pull", "canary"):
                 return Run(duration=0.0, exit_code=127)
             return watched if kind == "migration" else app
 

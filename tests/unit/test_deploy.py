@@ -303,6 +303,34 @@ def test_deploy__migrations_node_goes_down_for_good() -> None:
     assert world.migrations == 1
 
 
+def test_deploy__swarm_that_doubles_jobs_stops_nothing() -> None:
+    """A swarm that would run the migration twice at once is found out while the app serves on."""
+    world = World(nodes=[fake_node(), fake_node("node2")])
+    world.swarm.world.doubles_jobs = True
+    report = world.deploy()
+    assert report.ending.result == "unchanged"
+    assert "twice at once" in str(report.error)
+    assert world.migrations == 0
+    assert world.service.replicas == 2
+    assert world.jobs == []
+
+
+def test_deploy__doubled_migration_is_stopped() -> None:
+    """A swarm that begins to double jobs in mid-deploy: both migrations are proven gone before the app is back."""
+    world = World(nodes=[fake_node(), fake_node("node2")])
+
+    def begin(name: str, args: tuple[Any, ...]) -> None:
+        world.swarm.world.doubles_jobs = world.service.replicas == 0
+
+    world.swarm.before_call = begin
+    report = world.deploy()
+    assert report.ending.result == "restored"
+    assert report.ending.entry.schema == "unknown"
+    assert "twice at once" in str(report.error)
+    assert world.running == [OLD, OLD]
+    assert world.jobs == []
+
+
 def test_deploy__without_a_migration_passes_over_a_node_that_is_down() -> None:
     """Where nothing has to be proven stopped, the tasks that swarm has replaced are in nobody's way."""
     world = World(nodes=[fake_node(), WORKER])
