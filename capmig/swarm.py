@@ -7,12 +7,12 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from capmig.errors import EngineRefused, Exists, FateUnknown
+from capmig.errors import EngineRefused, Exists, FateUnknown, LinkLost
 from capmig.ports import (
     TERMINAL,
     Clock,
@@ -36,6 +36,7 @@ STOPS_AT_ONCE = 8  # sshd allows ten sessions on a connection
 STOP_LIMIT = 12.0
 LOGS_LIMIT = 8.0
 END_JOB_LIMIT = 5.0
+DISCARD_LIMIT = 5.0
 REGISTRY_LIMIT = 12.0
 # A config needs some content; the journal is in its labels.
 CONFIG_DATA = base64.b64encode(b"The journal of a capmig deploy; see the labels.").decode()
@@ -81,10 +82,24 @@ class DockerSwarm:
         self._http.write("POST", f"/services/{service.id}/update", params=version, body=spec)
 
     def remove_service(self, service: Service) -> None:
+        job = "Replicated" not in service.spec["Mode"] and "Global" not in service.spec["Mode"]
         with _gone_is_fine():
-            if "Replicated" not in service.spec["Mode"] and "Global" not in service.spec["Mode"]:
+            if job:
                 self._end_job(service)
             self._http.write("DELETE", f"/services/{service.id}")
+        if job:
+            self._discard_containers(service)
+
+    def _discard_containers(self, service: Service) -> None:
+        """Remove a job's ended containers from the connected node, and the unnamed volumes that its image made there.
+
+        Swarm leaves them behind, with the app's secrets in their environment, until somebody prunes.
+        """
+        with suppress(LinkLost, EngineRefused):
+            label = _filters(label=f"com.docker.swarm.service.id={service.id}")
+            for container in self._http.read("/containers/json", {"all": "true", **label}):
+                path = f"/containers/{container['Id']}"
+                self._http.try_once("DELETE", path, {"v": "true"}, seconds=DISCARD_LIMIT)
 
     def _end_job(self, service: Service) -> None:
         """Make swarm want no task of a job any more.

@@ -36,7 +36,7 @@ def file_of_volume(http: EngineHttp, volume: str, path: str, *, image: str, name
         with http.body(f"/containers/{name}/archive", {"path": f"{FOLDER}/{path}"}, seconds=PAUSE_LIMIT) as archive:
             yield _only_file(archive, path)
     finally:
-        http.try_once("DELETE", f"/containers/{name}", {"force": "true"}, seconds=REMOVE_LIMIT)
+        http.try_once("DELETE", f"/containers/{name}", {"force": "true", "v": "true"}, seconds=REMOVE_LIMIT)
 
 
 def remove_left_over(http: EngineHttp, now: float) -> None:
@@ -48,7 +48,7 @@ def remove_left_over(http: EngineHttp, now: float) -> None:
 
 def _remove(http: EngineHttp, name: str) -> None:
     try:
-        http.write("DELETE", f"/containers/{name}", params={"force": "true"})
+        http.write("DELETE", f"/containers/{name}", params={"force": "true", "v": "true"})
     except EngineRefused as error:
         if error.status != 404:
             raise

@@ -302,6 +302,23 @@ def test_remove_service__tasks_are_seen_until_they_end(subject: Subject) -> None
     subject.swarm.remove_service(service)
 
 
+def test_remove_service__leaves_no_container_of_a_job(engine_socket: Path) -> None:
+    """Swarm alone would leave an ended job's container on the node, with its environment."""
+    swarm = DockerSwarm(f"unix://{engine_socket}", NoLink(), time)
+    subject = Subject(swarm=swarm, clock=time)
+    job = subject.create(subject.job("counts"))
+    subject.ended(job)
+    engine = docker.DockerClient(base_url=f"unix://{engine_socket}")
+    try:
+        of_job = {"label": f"com.docker.swarm.service.id={job.id}"}
+        assert len(engine.containers.list(all=True, filters=of_job)) == 1
+        swarm.remove_service(job)
+        assert engine.containers.list(all=True, filters=of_job) == []
+    finally:
+        engine.close()
+        swarm.close()
+
+
 def test_job__succeeds_with_its_output_in_order(subject: Subject) -> None:
     """A job runs once; its exit code and its whole output are there when it has ended."""
     job = subject.create(subject.job("counts"))

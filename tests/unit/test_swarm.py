@@ -436,7 +436,7 @@ def test_file_of_volume__breaks_off(folder: Path, sent: bytes) -> None:
             list(file.pieces)
         assert [f"{method} {path}" for method, path, _, _ in server.requests][-2:] == [
             "GET /v1.41/containers/n/archive?path=%2Fbackups%2Fapp%2Fx",
-            "DELETE /v1.41/containers/n?force=true",
+            "DELETE /v1.41/containers/n?force=true&v=true",
         ]
         assert server.requests[-2][2]["accept-encoding"] == "identity"
 
@@ -450,5 +450,5 @@ def test_file_of_volume__removes_what_a_dead_run_left(folder: Path) -> None:
         with suppress(EngineRefused), swarm.file_of_volume("volume", "app/x", image="i", name="n"):
             pass
         removed = [path for method, path, _, _ in server.requests if method == "DELETE"]
-        assert removed[0] == "/v1.41/containers/old?force=true"
+        assert removed[0] == "/v1.41/containers/old?force=true&v=true"
         assert not any("young" in path for path in removed)
