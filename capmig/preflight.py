@@ -8,11 +8,12 @@ from typing import TypeVar
 
 from capmig import plan
 from capmig.backup import sealing
+from capmig.backup.inputs import Backup, Verify
 from capmig.backup.subject import Subject, node_of, service_names, subject_of
 from capmig.backup.tool import VERIFIED, Tool
 from capmig.caprover import CapRoverClient
 from capmig.errors import CapmigError, EngineRefused, LinkLost, Refused
-from capmig.inputs import Backup, Inputs, Verify
+from capmig.inputs import Inputs
 from capmig.plan import Plan
 from capmig.ports import Credentials, Log, Service, Swarm
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from capmig.backup.inputs import Download
 from capmig.backup.sealing import sealed
 from capmig.backup.tool import VOLUME
 from capmig.errors import CapmigError, Conflict, DeployFailed, FateUnknown, LinkLost
 from capmig.hand import Hand, Made
-from capmig.inputs import Download
 from capmig.ports import RemoteFile
 
 TRIES = 3

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from capmig.backup.download import Copied, fetch
+from capmig.backup.inputs import Backup, Download, Engine
 from capmig.backup.sealing import OPENSSL_MOST, check, sealed
 from capmig.errors import DeployFailed, Refused
-from capmig.inputs import Backup, Download, Engine
 from tests.fakes.database import DUMP as ON_THE_NODE
 from tests.fakes.database import Database
 from tests.fakes.world import inputs

@@ -310,7 +310,7 @@ def test_remove_service__leaves_no_container_of_a_job(engine_socket: Path) -> No
     subject.ended(job)
     engine = docker.DockerClient(base_url=f"unix://{engine_socket}")
     try:
-        of_job = {"label": f"com.docker.swarm.service.id={job.id}"}
+        of_job: dict[str, str | list[str] | bool] = {"label": f"com.docker.swarm.service.id={job.id}"}
         assert len(engine.containers.list(all=True, filters=of_job)) == 1
         swarm.remove_service(job)
         assert engine.containers.list(all=True, filters=of_job) == []

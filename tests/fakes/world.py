@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from capmig.backup.inputs import Backup
 from capmig.deploy import Report, deploy
 from capmig.entry import Entry
 from capmig.hand import Hand, Settings
-from capmig.inputs import Backup, Inputs, LocalManager, Migration, Mode, OnFailure, Owner
+from capmig.inputs import Inputs, LocalManager, Migration, Mode, OnFailure, Owner
 from capmig.jobs import KIND_LABEL
 from capmig.journal import Journal, config_name
 from capmig.ports import Node, Service, Spec

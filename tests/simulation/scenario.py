@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
+from capmig.backup.inputs import Backup, Engine
 from capmig.by_hand import post, recover_now
 from capmig.deploy import deploy
 from capmig.errors import CapmigError
 from capmig.hand import Hand
-from capmig.inputs import Backup, Engine, Inputs
+from capmig.inputs import Inputs
 from capmig.preflight import look
 from tests.fakes.database import URL, Database
 from tests.fakes.swarm import Run, app_spec, fake_node

@@ -10,11 +10,12 @@ import pytest
 
 from capmig.backup import by_hand as by_hand_acts
 from capmig.backup import connection, subject, tool
+from capmig.backup.inputs import Backup, Engine
 from capmig.deploy import Report, carry_out
 from capmig.entry import Entry, Phase
 from capmig.errors import CapRoverRefused, EngineRefused, LinkLost, NeedsPerson, Refused
 from capmig.hand import Hand
-from capmig.inputs import Backup, Engine, Inputs
+from capmig.inputs import Inputs
 from capmig.jobs import KIND_LABEL
 from capmig.plan import Plan
 from capmig.ports import Credentials

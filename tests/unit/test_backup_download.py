@@ -13,11 +13,12 @@ import pytest
 from capmig import endings
 from capmig.backup import by_hand as by_hand_acts
 from capmig.backup.download import TRIES, Copied, fetch, landing
+from capmig.backup.inputs import Backup, Download, Engine
 from capmig.backup.tool import VOLUME
 from capmig.deploy import carry_out
 from capmig.errors import DeployFailed, EngineRefused, LinkLost, Refused
 from capmig.hand import Hand
-from capmig.inputs import Backup, Download, Engine, Inputs
+from capmig.inputs import Inputs
 from capmig.preflight import look
 from capmig.report import outputs
 from tests.fakes.database import DUMP, Database

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capmig.backup import by_hand, tool
+from capmig.backup.inputs import Backup, Engine, Verify
 from capmig.backup.subject import Subject, of_volumes
 from capmig.deploy import Report, carry_out
 from capmig.entry import Entry, Phase
 from capmig.errors import NeedsPerson, Refused
 from capmig.hand import Hand
-from capmig.inputs import Backup, Engine, Inputs, Verify
+from capmig.inputs import Inputs
 from capmig.plan import Plan
 from capmig.preflight import look
 from capmig.recover import Ending, recover

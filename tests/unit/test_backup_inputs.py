@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from capmig.backup.inputs import Backup, Download, Engine, Verify
 from capmig.errors import Refused
-from capmig.inputs import Backup, Download, Engine, Inputs, Verify, parse
+from capmig.inputs import Inputs, parse
 
 GIVEN = {
     "server": "https://captain.example.com",

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from capmig import endings, report
+from capmig.backup.inputs import Engine, Verify
 from capmig.errors import CapmigError
 from capmig.given import DEFAULTS
-from capmig.inputs import Engine, Mode, OnFailure, Verify, parse
+from capmig.inputs import Mode, OnFailure, parse
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
