@@ -139,6 +139,9 @@ def _no_job_may_run(hand: Hand) -> None:
 def _stay_down(hand: Hand) -> Ending:
     entry = hand.journal.entry
     _no_job_may_run(hand)
+    if not entry.stopped_at:
+        # A deploy that stopped nothing itself, on a database that an earlier one had changed.
+        entry = hand.journal.write(stopped_at=hand.journal.manager_time())
     rollout.drain(hand, entry.service)
     jobs.sweep(hand)
     hand.journal.leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import pytest
@@ -461,3 +462,18 @@ def test_deploy__a_migration_that_cannot_start_leaves_the_schema_as_it_was() -> 
     report = world.deploy(inputs(on_failure="stay-down"))
     assert report.ending.result == "stayed-down"
     assert report.ending.entry.schema == "unknown"
+
+
+def test_deploy__left_down_twice_stays_known_to_be_down() -> None:
+    """Brought up by hand after it was left down, left down again by a plain deploy: the next one still knows that."""
+    world = World()
+    world.new_image(migration=Run(duration=1.0, exit_code=1), serves=Run(duration=1.0, exit_code=1))
+    assert world.deploy(inputs(on_failure="stay-down")).ending.result == "stayed-down"
+    spec = copy.deepcopy(world.service.spec)
+    spec["Mode"]["Replicated"]["Replicas"] = 2
+    world.swarm.direct.update_service(world.service, spec)
+    world.clock.sleep(30.0)
+    assert world.deploy(inputs(migrates=False, on_failure="stay-down")).ending.result == "stayed-down"
+    assert world.service.replicas == 0
+    assert world.deploy(inputs(image="registry/web:none")).ending.result == "stayed-down"
+    assert world.journal is not None
