@@ -45,6 +45,10 @@ def check(hand: Hand, plan: Plan) -> Tool | None:
         restores=plan.inputs.backup.restore,
     )
     told, ended = _run(hand, plan.service, tool, name=name, action="check", timeout=CHECK_TIMEOUT)
+    if not (ended.succeeded or told.values):
+        # Its container may have been pruned before it was read, just after CapRover has updated some service.
+        jobs.stop(hand, name)
+        told, ended = _run(hand, plan.service, tool, name=name, action="check", timeout=CHECK_TIMEOUT)
     if not ended.succeeded:
         raise DeployFailed(
             f"{_capital(subject.what)} cannot be backed up: {_why(told, ended)}",

@@ -21,7 +21,7 @@ from capmig.plan import Plan
 from capmig.ports import Credentials
 from capmig.preflight import look
 from capmig.recover import Ending, recover
-from tests.fakes.database import SERVER, URL, Database
+from tests.fakes.database import CLIENT, SERVER, URL, Database
 from tests.fakes.log import RecordingLog
 from tests.fakes.swarm import Run, Silent, fake_node
 from tests.fakes.world import APP, NEW, OLD, inputs
@@ -61,6 +61,18 @@ def test_backup__is_made_while_nothing_runs() -> None:
     assert (entry.backup_bytes, entry.backup_seconds, entry.restored) == (1500000, 3.0, False)
     assert entry.backup_id.startswith("web/20")
     assert entry.backup_id.endswith("-web-1.dump")
+    assert world.jobs == []
+
+
+def test_backup__check_whose_output_was_pruned() -> None:
+    """A check that failed without a word is made once more, so that the reason can be told."""
+    world = Database()
+    runs = [Run(duration=0.5, exit_code=1), Run(duration=0.5, exit_code=1, output=((0.1, "capmig: error=no rights"),))]
+    world.swarm.images[CLIENT] = lambda spec: runs.pop(0)
+    report = world.deploy(asked())
+    assert report.error is not None
+    assert "no rights" in report.error.what
+    assert world.service.replicas == 2
     assert world.jobs == []
 
 
