@@ -210,16 +210,14 @@ def path_within(text: str, folder: Path) -> Path:
 
 
 def public_key(text: str) -> str:
-    """What a file is encrypted to: lines of age's and of OpenSSH's public keys, or one certificate in PEM."""
+    """What a file is encrypted to: lines of age's and of OpenSSH's public keys, or one for OpenSSL in PEM."""
     if "PRIVATE KEY" in text or "AGE-SECRET-KEY" in text:
         raise ValueError("is a private key: give its public half, and keep this one to yourself")
-    if text.startswith("-----BEGIN PUBLIC KEY"):
-        raise ValueError("is a bare public key: OpenSSL encrypts to a certificate, which the README says how to make")
-    if text.startswith("-----BEGIN CERTIFICATE-----"):
+    if text.startswith(("-----BEGIN CERTIFICATE-----", "-----BEGIN PUBLIC KEY-----")):
         return text
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if odd := [line for line in lines if not line.startswith(("age1", "ssh-ed25519 ", "ssh-rsa "))]:
-        raise ValueError(f"{shown(odd[0])} is neither a public key of age or OpenSSH nor a certificate in PEM")
+        raise ValueError(f"{shown(odd[0])} is no public key of age, OpenSSH or OpenSSL, nor a certificate in PEM")
     return "\n".join(lines)
 
 

@@ -95,6 +95,19 @@ def test_sealed__with_a_certificate(tmp_path: Path) -> None:
     assert (tmp_path / "shop.dump").read_bytes() == DUMP
 
 
+@pytest.mark.parametrize("kind", ["RSA -pkeyopt rsa_keygen_bits:2048", "EC -pkeyopt ec_paramgen_curve:P-256"])
+def test_sealed__with_a_bare_public_key(tmp_path: Path, kind: str) -> None:
+    """One without a certificate does as well, and is decrypted in the same way."""
+    _, decrypt = lines("openssl")
+    sh(f"openssl genpkey -algorithm {kind} -out backup-key.pem", tmp_path)
+    key = sh("openssl pkey -in backup-key.pem -pubout", tmp_path).strip()
+    check(key)
+    seal(key, tmp_path / "shop.dump.cms")
+    assert DUMP[1000:1032] not in (tmp_path / "shop.dump.cms").read_bytes()
+    sh(decrypt, tmp_path)
+    assert (tmp_path / "shop.dump").read_bytes() == DUMP
+
+
 def test_sealed__with_a_certificate_is_not_for_big_files(tmp_path: Path) -> None:
     """What OpenSSL could not decrypt again is not encrypted."""
     key = "-----BEGIN CERTIFICATE-----\n"
@@ -103,7 +116,13 @@ def test_sealed__with_a_certificate_is_not_for_big_files(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "key", ["age1nonsense", "ssh-ed25519 AAAA", "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----"]
+    "key",
+    [
+        "age1nonsense",
+        "ssh-ed25519 AAAA",
+        "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----",
+        "-----BEGIN PUBLIC KEY-----\nnonsense\n-----END PUBLIC KEY-----",
+    ],
 )
 def test_check__of_no_key(key: str) -> None:
     """What only looks like a key is found before anything is touched, in the program's own words."""
