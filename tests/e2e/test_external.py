@@ -55,6 +55,7 @@ def server(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             state = ["docker", "service", "inspect", "--format={{.UpdateStatus.State}}", "shop"]
             wait_for("the shop to run", lambda: manager.execute(*state).strip() == "completed")
             wait_for("the placeholder to be gone", lambda: len(containers(sandbox, "shop")) == 1)
+            wait_for("earlier tests' containers to be gone", lambda: not of_removed_services(sandbox))
             backups(sandbox, "mkdir -p /backups/shop && echo all > /backups/shop/1.dump")
             yield caprover
         finally:
@@ -65,6 +66,14 @@ def server(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def containers(sandbox: Sandbox, service: str) -> list[str]:
     command = ["docker", "ps", "--quiet", f"--filter=label=com.docker.swarm.service.name={service}"]
     return sandbox.manager.execute(*command).split()
+
+
+def of_removed_services(sandbox: Sandbox) -> list[str]:
+    """Containers that run on for a while after an earlier test has removed their service."""
+    label = '{{.Label "com.docker.swarm.service.name"}}'
+    running = sandbox.manager.execute("docker", "ps", f"--format={label}").split()
+    services = sandbox.manager.execute("docker", "service", "ls", "--format={{.Name}}").split()
+    return [service for service in running if service not in services]
 
 
 def backups(sandbox: Sandbox, script: str) -> str:
