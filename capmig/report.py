@@ -129,6 +129,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def amount(size: int) -> str:
+    """Bytes as `412 B`, `9.4 kB`, `1.2 GB`."""
+    if size < 1000:
+        return f"{size} B"
+    for factor, unit in ((1e3, "kB"), (1e6, "MB")):
+        if round(size / factor, 1) < 1000:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1e9:.1f} GB"
+
+
 def code(text: str) -> str:
     """Any text as one line of inline code that also a table cell can hold; empty for an empty one."""
     line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text).split())
@@ -164,7 +174,7 @@ def _migration(outcome: Outcome) -> str:
 def _backup(outcome: Outcome) -> str:
     if not outcome.backup_id:
         return ""
-    size = f"{outcome.backup_bytes / 1e6:.1f} MB in {duration(outcome.backup_seconds)}"
+    size = f"{amount(outcome.backup_bytes)} in {duration(outcome.backup_seconds)}"
     return f"{code(outcome.backup_id)} ({size})" + (", restored" if outcome.restored else "")
 
 

@@ -12,6 +12,7 @@ from capmig.errors import DeployFailed
 from capmig.hand import Hand
 from capmig.plan import Plan
 from capmig.recover import Ending, recover
+from capmig.report import amount
 
 
 def back_up(hand: Hand, plan: Plan) -> Ending:
@@ -29,7 +30,7 @@ def show(hand: Hand, plan: Plan) -> Ending:
     hand.timeline.step("List the backups")
     found = backups.listed(hand, plan.service, tool)
     for name, size in found.items():
-        hand.log.info(f"{name}  {size / 1e6:.1f} MB")
+        hand.log.info(f"{name}  {amount(size)}")
     hand.log.notice(f"{hand.app} has {len(found)} backups.")
     return replace(recover(hand), result="listed")
 

@@ -16,6 +16,7 @@ from capmig.backup.tool import VOLUME
 from capmig.errors import CapmigError, Conflict, DeployFailed, FateUnknown, LinkLost
 from capmig.hand import Hand, Made
 from capmig.ports import RemoteFile
+from capmig.report import amount
 
 TRIES = 3
 PAUSE = 5.0
@@ -79,7 +80,7 @@ class _Copy:
                 self._hand.log.warning(f"The download begins again: {error.what}")
                 clock.sleep(PAUSE)
         seconds = clock.monotonic() - began
-        self._hand.log.info(f"{self._made.bytes / 1e6:.1f} MB in {seconds:.0f} s; size and checksum are right.")
+        self._hand.log.info(f"{amount(self._made.bytes)} in {seconds:.0f} s; size and checksum are right.")
 
     def _once(self) -> None:
         made = self._made

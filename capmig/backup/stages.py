@@ -14,6 +14,7 @@ from capmig.guard import Guard
 from capmig.hand import Hand, Made
 from capmig.plan import Plan
 from capmig.ports import Credentials, Service
+from capmig.report import amount
 
 CHECK_TIMEOUT = 300.0  # the client's image may have to be pulled
 TIDY_TIMEOUT = 60.0
@@ -115,8 +116,8 @@ def dump(hand: Hand, service: Service, tool: Tool) -> None:
             node=tool.node,
         )
     )
-    size = entry.backup_bytes / 1e6
-    hand.log.info(f"The backup {made} has {size:.1f} MB; it took {entry.backup_seconds:.0f} s, and can be read.")
+    size = amount(entry.backup_bytes)
+    hand.log.info(f"The backup {made} has {size}; it took {entry.backup_seconds:.0f} s, and can be read.")
 
 
 def untouched(hand: Hand) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from capmig.report import Outcome, Stage, code, duration, fenced, one_line, outputs, summary
+from capmig.report import Outcome, Stage, amount, code, duration, fenced, one_line, outputs, summary
 
 DEPLOYED = Outcome(
     result="deployed",
@@ -202,3 +202,19 @@ def test_fenced__any_text(text: str) -> None:
 def test_duration__units(seconds: float, text: str) -> None:
     """Tenths of a second below a minute, no false precision above."""
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (9354, "9.4 kB"),
+        (999_960, "1.0 MB"),
+        (7_000_000, "7.0 MB"),
+        (1_203_000_000, "1.2 GB"),
+    ],
+)
+def test_amount(size: int, text: str) -> None:
+    """A size is told in the unit that makes it readable."""
+    assert amount(size) == text
