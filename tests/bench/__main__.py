@@ -18,14 +18,15 @@ from capmig.ports import Service
 from capmig.rollout import grace
 from capmig.swarm import DockerSwarm
 from tests.fakes.log import RecordingLog
+from tests.sandbox.caprover.store import NETWORK
 from tests.sandbox.engine import run, wait_for
 from tests.sandbox.sandbox import Sandbox
 
 INSTANCES = 2
-# Swarm's own stop begins 3 s after the scale, so what counts is how long the app itself takes.
+# Swarm's own stop begins some time after the scale, so what counts is how long the app itself takes.
 PROGRAMS = {
-    "ends at SIGTERM": "trap 'exit 0' TERM; touch /ready; while :; do sleep 0.02; done",
-    "takes 1 s to end": "trap 'sleep 1; exit 0' TERM; touch /ready; while :; do sleep 0.02; done",
+    "ends at SIGTERM": "trap 'exit 0' TERM; touch /tmp/ready; while :; do sleep 0.02; done",
+    "takes 1 s to end": "trap 'sleep 1; exit 0' TERM; touch /tmp/ready; while :; do sleep 0.02; done",
 }
 
 
@@ -72,9 +73,10 @@ def show(title: str, medians: Mapping[str, float]) -> None:
 def start(sandbox: Sandbox, swarm: DockerSwarm, program: str) -> Service:
     """A service of that program; its replicas run."""
     command = ["docker", "service", "create", "--quiet", "--detach", f"--replicas={INSTANCES}", "--name=bench"]
+    command += [f"--network={NETWORK}", "--endpoint-mode=dnsrr"]
     # Before its trap is set a shell that is a container's first process does not hear SIGTERM.
-    command += ["--health-cmd=test -e /ready", "--health-interval=200ms"]
-    sandbox.nodes[0].execute(*command, sandbox.image("v1"), "sh", "-c", program)
+    command += ["--health-cmd=test -e /tmp/ready", "--health-interval=200ms"]
+    sandbox.nodes[0].execute(*command, "--entrypoint=sh", sandbox.image("v1"), "-c", program)
     service = found(swarm, "bench")
     wait_until_running(swarm, service)
     return service
