@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import IO, cast
 
 from capmig.errors import EngineRefused, LinkLost
@@ -33,8 +34,9 @@ def file_of_volume(http: EngineHttp, volume: str, path: str, *, image: str, name
     _remove(http, name)
     try:
         http.write("POST", "/containers/create", params={"name": name}, body=body)
-        with http.body(f"/containers/{name}/archive", {"path": f"{FOLDER}/{path}"}, seconds=PAUSE_LIMIT) as archive:
-            yield _only_file(archive, path)
+        url, where = f"/containers/{name}/archive", {"path": f"{FOLDER}/{path}"}
+        with http.body(url, where, seconds=PAUSE_LIMIT) as archive, _only_file(archive, path) as file:
+            yield file
     finally:
         http.try_once("DELETE", f"/containers/{name}", {"force": "true", "v": "true"}, seconds=REMOVE_LIMIT)
 
@@ -54,22 +56,16 @@ def _remove(http: EngineHttp, name: str) -> None:
             raise
 
 
-def _only_file(archive: Body, path: str) -> RemoteFile:
+@contextmanager
+def _only_file(archive: Body, path: str) -> Iterator[RemoteFile]:
+    """The archive's one file. LinkLost when the archive breaks off, also while the pieces are read."""
     try:
         # A stream that is read once, from its front: nothing of it is kept.
-        tar = tarfile.open(fileobj=cast(IO[bytes], archive), mode="r|", bufsize=PIECE)  # noqa: SIM115 - no file is open
-        member = tar.next()
-        body = tar.extractfile(member) if member is not None else None
-    except tarfile.TarError as error:
-        raise LinkLost(f"The archive of {path} broke off: {error}.") from error
-    if member is None or body is None:
-        raise EngineRefused(f"{path} is not a file.", status=404)
-    return RemoteFile(size=member.size, pieces=_pieces(body, path))
-
-
-def _pieces(body: IO[bytes], path: str) -> Iterator[bytes]:
-    try:
-        while piece := body.read(PIECE):
-            yield piece
+        with tarfile.open(fileobj=cast(IO[bytes], archive), mode="r|", bufsize=PIECE) as tar:
+            member = tar.next()
+            body = tar.extractfile(member) if member is not None else None
+            if member is None or body is None:
+                raise EngineRefused(f"{path} is not a file.", status=404)
+            yield RemoteFile(size=member.size, pieces=iter(partial(body.read, PIECE), b""))
     except tarfile.TarError as error:
         raise LinkLost(f"The archive of {path} broke off: {error}.") from error

@@ -141,9 +141,8 @@ def landing(wanted: Download, size: int) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         part.rename(wanted.path)
-    except BaseException:
+    finally:
         part.unlink(missing_ok=True)
-        raise
     _flush(folder)
 
 

@@ -36,17 +36,7 @@ dump() {
 restore() {
     found
     gzip -t "$file" || fail "the backup $CAPMIG_ID is broken"
-    # A half that a restore leaves when it is killed is no failed state to be kept.
-    if [ ! -e "$file.failed" ] && [ ! -e "$file.begun.part" ]; then
-        if dump_to "$file.failed.part"; then
-            mv "$file.failed.part" "$file.failed"
-        else
-            rm -f "$file.failed.part"
-            say "the failed state could not be kept: $why"
-        fi
-    fi
-    : > "$file.begun.part"
-    flush "${file%/*}"
+    begin_restore dump_to
     status=0
     run unpacked || status=$?
     [ "$status" = 0 ] || fail "restore-command failed (exit code $status); its output is above"

@@ -11,6 +11,7 @@ child=
 ticker=
 summing=
 unproven=
+why=
 
 say() { printf '%s\n' "$*"; }
 tell() { say "capmig: $*"; }
@@ -92,6 +93,23 @@ compare() {
 }
 
 found() { [ -f "$file" ] || fail "this node has no backup $CAPMIG_ID"; }
+
+# Keeps the state that the migration left beside the backup, by `$1 FILE`. That it cannot be kept is no reason not to restore.
+keep_failed() {
+    if "$1" "$file.failed.part"; then
+        mv "$file.failed.part" "$file.failed"
+    else
+        rm -f "$file.failed.part"
+        say "the failed state could not be kept: ${why:-$(words "$work/errors")}"
+    fi
+}
+
+# Where a restore that was killed leaves a half: that is no failed state to be kept.
+begin_restore() {
+    [ -e "$file.failed" ] || [ -e "$file.begun.part" ] || keep_failed "$1"
+    : > "$file.begun.part"
+    flush "${file%/*}"
+}
 
 # The backups of an app, oldest first.
 backups() { (cd "$folder/$CAPMIG_APP" 2> /dev/null && ls | grep -v -e '\.part$' -e '^copy\.part\.' -e '\.failed$' | sort) || true; }

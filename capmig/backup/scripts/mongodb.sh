@@ -99,17 +99,7 @@ restore() {
         sleep 1
     done
     bypass=$(seen bypass)
-    # A half that a restore leaves when it is killed is no failed state to be kept.
-    if [ ! -e "$file.failed" ] && [ ! -e "$file.begun.part" ]; then
-        if dump_to "$file.failed.part"; then
-            mv "$file.failed.part" "$file.failed"
-        else
-            rm -f "$file.failed.part"
-            say "the failed state could not be kept: $(words "$work/errors")"
-        fi
-    fi
-    : > "$file.begun.part"
-    flush "${file%/*}"
+    begin_restore dump_to
     empty > "$work/seen" 2> "$work/errors" && [ "$(seen left)" = 0 ] || fail "the database cannot be emptied: $(why_not)"
     refill 2> "$work/errors" || fail "mongorestore broke off half-way, and has to be repeated: $(words "$work/errors")"
     rm -f "$file.begun.part"

@@ -149,14 +149,7 @@ restore() {
         sleep 1
     done
     # A restore that was killed has left a half: what failed is kept before the first one only.
-    if [ ! -e "$file.failed" ]; then
-        if dump_to "$file.failed.part"; then
-            mv "$file.failed.part" "$file.failed"
-        else
-            rm -f "$file.failed.part"
-            say "the failed state could not be kept: $(words "$work/errors")"
-        fi
-    fi
+    [ -e "$file.failed" ] || keep_failed dump_to
     # Sessions of the user's own, also that of a migration which is gone, would keep the tables locked.
     for id in $(sql "SELECT id FROM information_schema.processlist WHERE db = $text AND id <> connection_id()"); do
         sql "KILL $id" 2> /dev/null || true

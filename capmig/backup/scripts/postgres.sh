@@ -177,12 +177,7 @@ keep_failed_state() {
     [ ! -e "$file.failed" ] || return 0
     { [ -z "$maintenance" ] || ! exists "$old"; } || return 0
     say "keeping the failed state as $CAPMIG_ID.failed"
-    if dump_to "$file.failed.part"; then
-        mv "$file.failed.part" "$file.failed"
-    else
-        rm -f "$file.failed.part"
-        say "the failed state could not be kept: $(words "$work/errors")"
-    fi
+    keep_failed dump_to
 }
 
 # The server itself waits 5 s for others to leave before it refuses to rename or drop: few tries are enough.

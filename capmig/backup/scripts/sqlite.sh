@@ -120,14 +120,7 @@ restore() {
     found
     find_client
     gzip -t "$file" 2> /dev/null || fail "the backup $CAPMIG_ID is broken"
-    if [ ! -e "$file.failed" ] && [ -f "$database" ]; then
-        if copy_to "$file.failed.part"; then
-            mv "$file.failed.part" "$file.failed"
-        else
-            rm -f "$file.failed.part"
-            say "the failed state could not be kept: $(words "$work/errors")"
-        fi
-    fi
+    [ -e "$file.failed" ] || [ ! -f "$database" ] || keep_failed copy_to
     fresh=$database.capmig
     rm -f "$fresh"
     gzip -dc "$file" > "$fresh" 2> "$work/errors" || { rm -f "$fresh"; fail "the backup cannot be unpacked: $(words "$work/errors")"; }

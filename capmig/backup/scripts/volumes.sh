@@ -91,17 +91,7 @@ restore() {
     found
     find_tar
     readable
-    if [ ! -e "$file.failed" ] && [ ! -e "$file.begun.part" ]; then
-        if pack_to "$file.failed.part"; then
-            mv "$file.failed.part" "$file.failed"
-        else
-            rm -f "$file.failed.part"
-            say "the failed state could not be kept: $(words "$work/errors")"
-        fi
-    fi
-    # A half that a restore leaves when it is killed is no failed state to be kept.
-    : > "$file.begun.part"
-    flush "${file%/*}"
+    begin_restore pack_to
     run empty 2> "$work/errors" || fail "the volumes cannot be emptied: $(words "$work/errors")"
     rm -f "$work/broken"
     run unpack 2> "$work/errors" && [ ! -e "$work/broken" ] && [ "$(members)" = "$counted" ] ||
