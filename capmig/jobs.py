@@ -132,6 +132,12 @@ def start(hand: Hand, spec: Spec, credentials: Credentials | None) -> Service:
     return hand.watch.until(there, timeout=60, what=lambda: f"The job {name} could not be created.")
 
 
+def task_of(hand: Hand, job: Service) -> Task | None:
+    """The job's one task; None before the swarm has made it."""
+    tasks = hand.swarm.tasks(job)
+    return max(tasks, key=lambda task: task.created) if tasks else None
+
+
 def _not_heard(lines: Sequence[str]) -> None:
     """Nobody else listens to the output."""
 
@@ -166,12 +172,11 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
 
     def ended() -> Ended | None:
         nonlocal last
-        tasks = hand.swarm.tasks(job)
-        _must_run_once(job, tasks)
+        task = task_of(hand, job)
+        _must_run_once(hand, job)
         follow()
-        if not tasks:  # the swarm has not made it yet
+        if task is None:
             return None
-        (task,) = tasks
         last = task.state + (f": {task.error}" if task.error else "")
         if not task.ended:
             look_at_node(task)
@@ -184,9 +189,9 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
     )
 
 
-def _must_run_once(job: Service, tasks: Sequence[Task]) -> None:
+def _must_run_once(hand: Hand, job: Service) -> None:
     """DeployFailed when swarm has made two tasks of a job that is to run once, and is not restarted."""
-    if len(tasks) > 1:
+    if len(hand.swarm.tasks(job)) > 1:
         raise DeployFailed(
             f"The swarm has started the job {job.name} twice at once.",
             todo="Restart Docker on the leader of the swarm's managers (docker node ls shows which one that is): since "
@@ -204,7 +209,7 @@ def see_that_jobs_run_once(hand: Hand, image: str, credentials: Credentials | No
     name = f"{hand.job_name}-canary"
     job = start(hand, canary_spec(app=hand.app, name=name, image=image), credentials)
     wait_for_end(hand, job, timeout=CANARY_TIMEOUT, source="canary")
-    _must_run_once(job, hand.swarm.tasks(job))
+    _must_run_once(hand, job)
     stop(hand, name)
 
 
