@@ -19,6 +19,9 @@ NO_PROGRAM = "/capmig-only-pulls-the-image"
 NO_HEALTHCHECK = {"Test": ["NONE"]}
 GONE_TIMEOUT = 120.0
 CANARY_TIMEOUT = 60.0
+BEGIN_TIMEOUT = 60.0
+ONCE = {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}}
+NOT_YET = {"ReplicatedJob": {"MaxConcurrent": 0, "TotalCompletions": 0}}
 NODE_LOOK = 15.0  # seconds between looks at the node that a job runs on
 
 Hear = Callable[[Sequence[str]], None]
@@ -70,7 +73,7 @@ def migration_spec(
         "Name": name,
         "Labels": {APP_LABEL: app, KIND_LABEL: "migration"},
         "TaskTemplate": template,
-        "Mode": {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}},
+        "Mode": ONCE,
     }
 
 
@@ -99,7 +102,7 @@ def canary_spec(*, app: str, name: str, image: str) -> Spec:
             "ContainerSpec": {"Image": image, "Command": [NO_PROGRAM], "Healthcheck": NO_HEALTHCHECK},
             "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
         },
-        "Mode": {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}},
+        "Mode": ONCE,
     }
 
 
@@ -132,10 +135,55 @@ def start(hand: Hand, spec: Spec, credentials: Credentials | None) -> Service:
     return hand.watch.until(there, timeout=60, what=lambda: f"The job {name} could not be created.")
 
 
-def task_of(hand: Hand, job: Service) -> Task | None:
-    """The job's one task; None before the swarm has made it."""
-    tasks = hand.swarm.tasks(job)
-    return max(tasks, key=lambda task: task.created) if tasks else None
+def prepare(hand: Hand, spec: Spec, credentials: Credentials | None) -> Service:
+    """Create a job that does nothing before `begin`, unless it is there already; EngineRefused as with `start`."""
+    return start(hand, {**spec, "Mode": NOT_YET}, credentials)
+
+
+def begin(hand: Hand, prepared: Service) -> None:
+    """Have a prepared job run, and never twice, whatever becomes of an answer: by compare-and-swap.
+
+    A job that is created and runs at once might be created again, if the first answer was lost and somebody had removed
+    it before it was looked for. DeployFailed when somebody removed it; EngineRefused with the engine's reason.
+    """
+
+    def begun() -> bool | None:
+        job = hand.swarm.service(prepared.name)
+        if job is None or job.id != prepared.id:
+            raise DeployFailed(f"The job {prepared.name} was removed by somebody.")
+        if job.spec["Mode"] != NOT_YET:
+            return True
+        hand.journal.fence()
+        with suppress(FateUnknown, Conflict):
+            hand.swarm.update_service(job, {**job.spec, "Mode": ONCE})
+        return None
+
+    hand.watch.until(begun, timeout=BEGIN_TIMEOUT, what=lambda: f"The job {prepared.name} could not be begun.")
+
+
+def kept_from_beginning(hand: Hand, name: str) -> bool:
+    """Whether a prepared job of another process has not begun, which it then never will; False if there is none.
+
+    Once its version is another, a `begin` that is still under way comes too late.
+    """
+    seen = 0
+
+    def decided() -> bool | None:
+        nonlocal seen
+        job = hand.swarm.service(name)
+        if job is None or job.spec["Mode"] != NOT_YET:
+            return False
+        if seen and job.version > seen:
+            return True
+        seen = job.version
+        hand.journal.fence()
+        with suppress(FateUnknown, Conflict):
+            hand.swarm.update_service(job, job.spec)
+        return None
+
+    return hand.watch.until(
+        decided, timeout=BEGIN_TIMEOUT, what=lambda: f"The job {name} could not be kept from beginning."
+    )
 
 
 def _not_heard(lines: Sequence[str]) -> None:
@@ -172,11 +220,12 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
 
     def ended() -> Ended | None:
         nonlocal last
-        task = task_of(hand, job)
-        _must_run_once(hand, job)
+        tasks = hand.swarm.tasks(job)
+        _must_run_once(job, tasks)
         follow()
-        if task is None:
+        if not tasks:  # the swarm has not made it yet
             return None
+        (task,) = tasks
         last = task.state + (f": {task.error}" if task.error else "")
         if not task.ended:
             look_at_node(task)
@@ -189,9 +238,9 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
     )
 
 
-def _must_run_once(hand: Hand, job: Service) -> None:
+def _must_run_once(job: Service, tasks: Sequence[Task]) -> None:
     """DeployFailed when swarm has made two tasks of a job that is to run once, and is not restarted."""
-    if len(hand.swarm.tasks(job)) > 1:
+    if len(tasks) > 1:
         raise DeployFailed(
             f"The swarm has started the job {job.name} twice at once.",
             todo="Restart Docker on the leader of the swarm's managers (docker node ls shows which one that is): since "
@@ -209,7 +258,7 @@ def see_that_jobs_run_once(hand: Hand, image: str, credentials: Credentials | No
     name = f"{hand.job_name}-canary"
     job = start(hand, canary_spec(app=hand.app, name=name, image=image), credentials)
     wait_for_end(hand, job, timeout=CANARY_TIMEOUT, source="canary")
-    _must_run_once(hand, job)
+    _must_run_once(job, hand.swarm.tasks(job))
     stop(hand, name)
 
 

@@ -36,26 +36,28 @@ def drain(hand: Hand) -> None:
 
 def migrate(hand: Hand, migration: MigrationJob) -> None:
     """Run the migration to its end, with the app stopped. DeployFailed when it failed."""
-    entry = hand.journal.entry
-    with Guard(hand, entry.service) as guard:
-        guard.settle()
+    with Guard(hand, hand.journal.entry.service) as guard:
         hand.timeline.step("Migrate the database")
         hand.watch.heed()
         deadline = hand.journal.manager_time() + migration.timeout
-        name = migration.spec["Name"]
-        hand.journal.write(phase=Phase.MIGRATING, job=name, job_id="", job_deadline=deadline, schema="unknown")
+        hand.journal.write(phase=Phase.MIGRATING, job="", job_id="", job_deadline=deadline)
         try:
-            jobs.start(hand, migration.spec, migration.credentials)
+            job = jobs.prepare(hand, migration.spec, migration.credentials)
+            guard.settle()
+            # It may begin only once the journal has its name: without it, nothing was migrated.
+            hand.journal.write(job=job.name, job_id=job.id, schema="unknown")
+            jobs.begin(hand, job)
         except EngineRefused as error:
-            if error.status < 500:
-                hand.journal.write(job="", schema=entry.schema_was)
             raise DeployFailed(f"The swarm refused the migration's job: {error.what}") from error
         _see_migration_end(hand)
 
 
 def adopt_migration(hand: Hand) -> None:
-    """See the end of a migration whose runner is gone."""
+    """See the end of a migration whose runner is gone. DeployFailed when it failed, or never began."""
     entry = hand.journal.entry
+    if not entry.job or jobs.kept_from_beginning(hand, entry.job):
+        hand.journal.write(job="", job_id="", schema=entry.schema_was)
+        raise DeployFailed(entry.reason or "The deploy ended before the migration began.")
     hand.timeline.step("See the migration to its end")
     with Guard(hand, entry.service) as guard:
         guard.look()
@@ -68,12 +70,7 @@ def _see_migration_end(hand: Hand) -> None:
     if job is None and entry.reason:
         raise DeployFailed(f"{entry.reason} The migration was stopped.")
     if job is None:
-        state = (
-            "somebody removed it while it ran" if entry.job_id else "either it had not begun, or somebody removed it"
-        )
-        raise DeployFailed(f"The migration's job {entry.job} is not there: {state}.")
-    if entry.job_id != job.id:
-        hand.journal.write(job_id=job.id, schema="unknown")
+        raise DeployFailed(f"The migration's job {entry.job} is not there: somebody removed it.")
     left = max(0.0, entry.job_deadline - hand.journal.manager_time())
     try:
         ended = jobs.wait_for_end(hand, job, timeout=left, source="migration")

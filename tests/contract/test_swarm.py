@@ -14,6 +14,7 @@ import docker
 import pytest
 
 from capmig.errors import Conflict, EngineRefused, Exists
+from capmig.jobs import NOT_YET, ONCE
 from capmig.ports import Clock, Service, Spec, Swarm, Task
 from capmig.swarm import DockerSwarm
 from tests.contract.private_engine import IMAGE, private_engine
@@ -325,6 +326,31 @@ def test_job__succeeds_with_its_output_in_order(subject: Subject) -> None:
     [task] = subject.ended(job)
     assert (task.state, task.exit_code, task.desired) == ("complete", 0, "complete")
     assert [line.text for line in subject.swarm.logs(job)] == ["one", "two", "three"]
+
+
+def test_job__prepared_does_nothing_until_it_is_begun(subject: Subject) -> None:
+    """A job without a completion has no task, while a later job runs to its end; given one, it runs once."""
+    prepared = subject.create(subject.job("counts") | {"Mode": NOT_YET})
+    assert prepared.spec["Mode"] == NOT_YET
+    subject.ended(subject.create(subject.job("fails")))
+    assert subject.swarm.tasks(prepared) == []
+    begun = subject.change(prepared.name, lambda spec: spec.update(Mode=ONCE))
+    assert begun.spec["Mode"] == ONCE
+    [task] = subject.ended(begun)
+    assert (task.state, task.exit_code) == ("complete", 0)
+    assert [line.text for line in subject.swarm.logs(begun)] == ["one", "two", "three"]
+
+
+def test_job__prepared_is_kept_from_beginning_by_any_change(subject: Subject) -> None:
+    """Also one that changes nothing gives it another version, so that an earlier request to begin it is refused."""
+    prepared = subject.create(subject.job("counts") | {"Mode": NOT_YET})
+    changed = subject.change(prepared.name, lambda spec: None)
+    assert changed.version > prepared.version
+    with pytest.raises(Conflict):
+        subject.swarm.update_service(prepared, {**prepared.spec, "Mode": ONCE})
+    assert subject.read(prepared.name).spec["Mode"] == NOT_YET
+    subject.swarm.remove_service(changed)
+    assert subject.swarm.tasks(prepared) == []
 
 
 def test_job__fails_once(subject: Subject) -> None:

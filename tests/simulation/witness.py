@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capmig.entry import Entry, Phase
-from capmig.jobs import KIND_LABEL
+from capmig.jobs import KIND_LABEL, NOT_YET
 from capmig.journal import CALL, LEASE, config_name
 from capmig.ports import Config, Spec
 from capmig.recover import Ending
@@ -200,8 +200,8 @@ class Witness:
             left = entry.job_deadline - self._world.clock.time()
             if entry.phase == Phase.MIGRATING and left > CALL and self._world.swarm.alive(entry.job):
                 self.say(f"{process.name} stops a migration that has {left:.1f} s left")
-        if act == "create_service" and process.ended and _kind(args[0]) not in WORKS:
-            return  # what only pulls may come late; the next deploy sweeps it away
+        if act == "create_service" and process.ended and not _works(args[0]):
+            return  # what only pulls, or was never begun, may come late; the next deploy sweeps it away
         if (entry is None or entry.holder != process.holder) and not self._two_may_act:
             holder = "nobody" if entry is None else entry.holder
             self.say(f"{process.name} ({act}) acts while {holder} holds the journal")
@@ -209,7 +209,7 @@ class Witness:
         restores = act == "create_service" and _kind(args[0]) == "backup-restore"
         if restores and self._ran_since_dump and not self._restoring:
             self.say("a restore is begun though the app has run since the backup was made")
-        if act == "update_service":
+        if act == "update_service" and args[0].name == APP:
             if bare(args[1]) != self.settings:
                 self.say(f"{process.name} changes more than replicas and image")
             if args[1]["Mode"]["Replicated"]["Replicas"]:
@@ -295,7 +295,7 @@ class Witness:
         down = entry is not None and entry.phase == Phase.DOWN
         if entry is not None and not (down and may_stay_down):
             self.say(f"the journal is left in phase {entry.phase}")
-        kept = [each.name for each in world.swarm.direct.services(KIND_LABEL) if swept or _kind(each.spec) in WORKS]
+        kept = [each.name for each in world.swarm.direct.services(KIND_LABEL) if swept or _works(each.spec)]
         jobs = [job for job in world.jobs if job in kept]
         if jobs:
             self.say(f"jobs are left: {jobs}")
@@ -304,6 +304,11 @@ class Witness:
         wanted = (0, *replicas) if late else (0,) if down else replicas
         if len(alive) not in wanted or world.service.replicas not in wanted or set(alive) - {world.service.image}:
             self.say(f"in the end {alive} run of {world.service.replicas} × {world.service.image}")
+
+
+def _works(spec: Spec) -> bool:
+    """Whether it is a job that works on the database, or has."""
+    return _kind(spec) in WORKS and spec["Mode"] != NOT_YET
 
 
 def _kind(spec: Spec) -> str:

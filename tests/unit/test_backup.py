@@ -369,7 +369,7 @@ def test_recover__in_another_process(phase: Phase) -> None:
 
     def die(name: str, args: object) -> None:
         entry = world.journal
-        if entry is not None and entry.phase is phase and name == "tasks":
+        if entry is not None and entry.phase is phase and entry.job and name == "tasks":
             raise KeyboardInterrupt
 
     world.swarm.before_call = die

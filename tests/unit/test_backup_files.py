@@ -173,7 +173,8 @@ def dies_in(world: Files, phase: Phase, engine: Engine) -> None:
     world.new_image(migration=Run(duration=3.0, exit_code=1))
 
     def die(name: str, args: object) -> None:
-        if world.journal is not None and world.journal.phase is phase and name == "tasks":
+        entry = world.journal
+        if entry is not None and entry.phase is phase and entry.job and name == "tasks":
             raise KeyboardInterrupt
 
     world.swarm.before_call = die

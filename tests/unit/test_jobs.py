@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from capmig import jobs
 from capmig.deploy import first_entry
-from capmig.errors import DeployFailed, EngineRefused, Exists, FateUnknown, TimedOut
+from capmig.errors import Conflict, DeployFailed, EngineRefused, Exists, FateUnknown, TimedOut
 from capmig.hand import Hand
 from capmig.ports import Credentials, Spec
 from capmig.preflight import look
@@ -139,6 +140,69 @@ def test_start__is_not_begun_again_when_somebody_removes_it() -> None:
     with pytest.raises(DeployFailed, match="removed by somebody"):
         jobs.start(hand, migration(world), None)
     world.clock.sleep(30.0)
+    assert world.migrations == 1
+
+
+def begin_after(strike: Callable[[World, str], None]) -> World:
+    """Prepare a migration and begin it; `strike` comes after each call, with its name."""
+    world = World()
+    hand = holding(world)
+    world.swarm.after_call = lambda name, args: strike(world, name)
+    job = jobs.prepare(hand, migration(world), None)
+    world.clock.sleep(5.0)
+    assert world.migrations == 0
+    jobs.begin(hand, job)
+    world.clock.sleep(5.0)
+    return world
+
+
+@pytest.mark.parametrize("act", ["create_service", "update_service"])
+def test_begin__runs_once_though_the_answer_is_lost(act: str) -> None:
+    """A lost answer is resolved by looking."""
+    lost = [FateUnknown("lost")]
+
+    def lose(world: World, name: str) -> None:
+        if name == act and lost:
+            raise lost.pop()
+
+    assert begin_after(lose).migrations == 1
+    assert not lost
+
+
+@pytest.mark.parametrize("act", ["create_service", "update_service"])
+def test_begin__never_runs_twice_though_somebody_removes_it(act: str) -> None:
+    """The answer is lost, and the job ended and removed before it is looked for."""
+    struck: list[World] = []
+
+    def remove(world: World, name: str) -> None:
+        if name == act and not struck:
+            struck.append(world)
+            world.clock.sleep(10.0)
+            for job in world.swarm.direct.services("capmig.kind=migration"):
+                world.swarm.direct.remove_service(job)
+            raise FateUnknown("lost")
+
+    if act == "create_service":
+        begin_after(remove)  # nothing had run: another one may come
+    else:
+        with pytest.raises(DeployFailed, match="removed by somebody"):
+            begin_after(remove)
+    assert struck[0].migrations == 1
+
+
+def test_begin__tries_again_when_the_swarm_has_changed_the_service() -> None:
+    """Swarm itself gives a new service another version, when its networks are ready."""
+    conflicts = [Conflict("update out of sequence")]
+
+    def bump(name: str, args: tuple[Any, ...]) -> None:
+        if name == "update_service" and conflicts:
+            raise conflicts.pop()
+
+    world = World()
+    hand = holding(world)
+    world.swarm.before_call = bump
+    jobs.begin(hand, jobs.prepare(hand, migration(world), None))
+    world.clock.sleep(5.0)
     assert world.migrations == 1
 
 

@@ -10,8 +10,9 @@ import pytest
 from capmig.by_hand import recover_now
 from capmig.endings import Ended
 from capmig.entry import Phase
-from capmig.errors import EngineRefused, FateUnknown, LinkLost
+from capmig.errors import Conflict, EngineRefused, FateUnknown, LinkLost
 from capmig.inputs import Inputs
+from capmig.jobs import ONCE
 from tests.fakes.swarm import Run
 from tests.fakes.world import APP, NEW, OLD, World, inputs
 
@@ -34,11 +35,12 @@ def leave(world: World, when: Callable[[str], bool], asked: Inputs | None = None
 
 
 def leave_in(world: World, phase: Phase, asked: Inputs | None = None) -> None:
-    """A deploy whose process dies at its fourth call in this phase."""
+    """A deploy whose process dies at its fourth call in this phase; in `migrating`, of those once it may have begun."""
     seen: list[str] = []
 
     def when(name: str) -> bool:
-        if world.journal is not None and world.journal.phase is phase:
+        entry = world.journal
+        if entry is not None and entry.phase is phase and (entry.job or phase is not Phase.MIGRATING):
             seen.append(name)
         return len(seen) == 4
 
@@ -156,10 +158,10 @@ def test_recover__a_lost_link_right_after_the_removal_proves_nothing() -> None:
 
 
 def test_recover__never_calls_a_schema_unchanged_that_it_cannot_know() -> None:
-    """The run dies as soon as its job exists, and a person removes the job: the migration may have begun."""
+    """The run dies as soon as its job has begun, and a person removes the job: nobody knows how far it came."""
     world = World()
     world.new_image(migration=Run(duration=None))
-    leave(world, lambda name: name == "create_service" and len(world.swarm.direct.created_with) == 3)
+    leave(world, lambda name: name == "update_service" and bool(world.journal and world.journal.job))
     world.clock.sleep(3.0)
     assert world.migrations == 1
     for job in world.swarm.direct.services("capmig.kind=migration"):
@@ -167,15 +169,68 @@ def test_recover__never_calls_a_schema_unchanged_that_it_cannot_know() -> None:
     assert recovered(world).outcome.schema_state == "unknown"
 
 
-def test_recover__a_job_that_comes_late_is_still_stopped() -> None:
+def test_recover__a_job_that_is_only_prepared_has_changed_nothing() -> None:
+    """The run dies as soon as its job is created: the old version comes back, on a schema known to be unchanged."""
+    world = World()
+    leave(world, lambda name: name == "create_service" and len(world.swarm.direct.created_with) == 3)
+    assert len(world.jobs) == 1
+    ended = recovered(world)
+    assert ended.outcome.result == "restored"
+    assert ended.outcome.schema_state == "unchanged"
+    assert world.migrations == 0
+    assert world.jobs == []
+    assert world.running == [OLD, OLD]
+
+
+def test_recover__keeps_a_job_from_beginning_that_was_about_to() -> None:
+    """The run dies once the journal has the job, and what it had sent off to begin it comes late, or never."""
+    world = World()
+    leave(world, lambda name: name == "update_config" and bool(world.journal and world.journal.job))
+    (job,) = world.swarm.direct.services("capmig.kind=migration")
+    refused: list[Conflict] = []
+
+    def come_late(name: str, args: tuple[Any, ...]) -> None:
+        if name == "update_service" and args[0].id == job.id:
+            with pytest.raises(Conflict) as late:
+                world.swarm.direct.update_service(job, {**job.spec, "Mode": ONCE})
+            refused.append(late.value)
+
+    world.swarm.after_call = come_late
+    ended = recovered(world)
+    assert refused
+    assert ended.outcome.result == "restored"
+    assert ended.outcome.schema_state == "unchanged"
+    assert world.migrations == 0
+    assert world.jobs == []
+    assert world.running == [OLD, OLD]
+
+
+def test_recover__adopts_a_job_that_begins_just_now() -> None:
+    """The dead run's last request to begin it arrives just before it would be too late."""
+    world = World()
+    leave(
+        world, lambda name: name == "update_config" and bool(world.journal and world.journal.job), inputs(timeout=300.0)
+    )
+    (job,) = world.swarm.direct.services("capmig.kind=migration")
+    begun: list[str] = []
+
+    def come(name: str, args: tuple[Any, ...]) -> None:
+        if name == "update_service" and args[0].id == job.id and not begun:
+            begun.append(name)
+            world.swarm.direct.update_service(job, {**job.spec, "Mode": ONCE})
+
+    world.swarm.before_call = come
+    assert recovered(world).outcome.result == "deployed"
+    assert world.migrations == 1
+    assert world.running == [NEW, NEW]
+
+
+def test_recover__a_job_that_comes_late_never_begins() -> None:
     """The creation's answer got lost, the look for it failed too, and then the swarm creates the job after all."""
     world = World()
-    world.new_image(migration=Run(duration=None))
     struck: list[str] = []
-    overlaps: list[float] = []
 
     def strike(name: str, args: tuple[Any, ...]) -> None:
-        overlaps.extend(overlap(world))
         if name == "create_service" and args[0]["Labels"]["capmig.kind"] == "migration":
             struck.append(name)
             world.clock.call_later(5.0, lambda: world.swarm.direct.create_service(args[0]))
@@ -187,10 +242,13 @@ def test_recover__a_job_that_comes_late_is_still_stopped() -> None:
     world.swarm.before_call = strike
     report = world.deploy()
     assert report.ending.result == "restored"
-    assert report.ending.entry.schema == "unknown"
-    assert overlaps == []
-    assert world.jobs == []
+    assert report.ending.entry.schema == "unchanged"
+    world.swarm.before_call = lambda name, args: None
+    world.clock.sleep(60.0)
+    assert world.migrations == 0
     assert world.running == [OLD, OLD]
+    assert world.deploy().ending.result == "deployed"
+    assert world.jobs == []
 
 
 def test_recover__whoever_adopts_a_migration_looks_at_the_app_first() -> None:
