@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 from capmig.backup.inputs import Backup
 from capmig.deploy import Report, deploy
-from capmig.entry import Entry
+from capmig.entry import Entry, Phase
 from capmig.hand import Hand, Settings
 from capmig.inputs import Inputs, LocalManager, Migration, Mode, OnFailure, Owner
 from capmig.jobs import KIND_LABEL
-from capmig.journal import Journal, config_name
+from capmig.journal import LEASE, Journal, config_name
 from capmig.ports import Node, Service, Spec
 from capmig.preflight import look
+from capmig.recover import recover
 from capmig.timeline import Timeline
 from capmig.watch import Watch
 from tests.fakes.caprover import FakeCapRover
@@ -27,6 +29,10 @@ from tests.fakes.swarm import FakeSwarm, Run, app_spec
 OLD = "registry/web:1"
 NEW = "registry/web:2"
 APP = "web"
+
+
+class Killed(BaseException):
+    """The process dies."""
 
 
 def inputs(
@@ -150,6 +156,34 @@ class World:
         asked = asked or inputs()
         hand = hand or self.hand(asked=asked)
         return deploy(hand, lambda: look(self.swarm, asked))
+
+    @contextmanager
+    def dying(self, when: Callable[[str], bool]) -> Iterator[None]:
+        """In this block the process dies as soon as a call has taken effect for whose name this is true."""
+
+        def strike(name: str, args: object) -> None:
+            if when(name):
+                raise Killed
+
+        self.swarm.after_call = strike
+        try:
+            yield
+        except Killed:
+            self.swarm.after_call = lambda name, args: None
+        else:
+            raise AssertionError("the process did not die")
+
+    def recovered(self) -> Entry:
+        """What the journal said last, once another process has taken it over and brought that deploy to its end."""
+        self.clock.sleep(LEASE + 1.0)
+        hand = self.hand()
+        found = hand.journal.look()
+        if found is None or not hand.journal.take_over(*found):
+            raise AssertionError("there is no journal that can be taken over")
+        return recover(hand).entry
+
+    def in_phase(self, phase: Phase) -> bool:
+        return self.journal is not None and self.journal.phase is phase
 
     @property
     def service(self) -> Service:

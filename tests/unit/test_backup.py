@@ -12,7 +12,7 @@ from capmig.backup import by_hand as by_hand_acts
 from capmig.backup import connection, subject, tool
 from capmig.backup.inputs import Backup, Engine
 from capmig.deploy import Report, carry_out
-from capmig.entry import Entry, Phase
+from capmig.entry import Phase
 from capmig.errors import CapRoverRefused, EngineRefused, LinkLost, NeedsPerson, Refused
 from capmig.hand import Hand
 from capmig.inputs import Inputs
@@ -20,7 +20,7 @@ from capmig.jobs import KIND_LABEL
 from capmig.plan import Plan
 from capmig.ports import Credentials
 from capmig.preflight import look
-from capmig.recover import Ending, recover
+from capmig.recover import Ending
 from tests.fakes.database import CLIENT, SERVER, URL, Database
 from tests.fakes.log import RecordingLog
 from tests.fakes.swarm import Run, Silent, fake_node
@@ -220,7 +220,7 @@ def test_restore__that_fails_needs_a_person_and_is_tried_again_by_the_next() -> 
     assert left is not None
     assert left.phase is Phase.RESTORING
     del world.jobs_do["restore"]
-    ending = recovered(world)
+    ending = world.recovered()
     assert ending.restored
     assert world.schema == 1
     assert world.running == [OLD, OLD]
@@ -291,17 +291,10 @@ def test_restore__does_not_begin_once_somebody_started_the_app() -> None:
     """After it was decided to restore, and before the restore began, the app ran: what it wrote stays."""
     world = Database()
     failing(world)
-
-    def die(name: str, args: object) -> None:
-        if world.journal is not None and world.journal.phase is Phase.RESTORING:
-            raise KeyboardInterrupt
-
-    world.swarm.before_call = die
-    with pytest.raises(KeyboardInterrupt):
+    with world.dying(lambda name: world.in_phase(Phase.RESTORING)):
         world.deploy(asked())
-    world.swarm.before_call = lambda name, args: None
     world.caprover.save_and_update()
-    entry = recovered(world)
+    entry = world.recovered()
     assert "restore" not in world.did
     assert not entry.restored
     assert entry.schema == "unknown"
@@ -313,19 +306,11 @@ def test_restore__that_was_written_down_and_not_begun() -> None:
     """Its runner died between the two. What the app has written since, by somebody's hand, stays."""
     world = Database()
     failing(world)
-
-    def die(name: str, args: object) -> None:
-        entry = world.journal
-        if name == "create_service" and entry is not None and entry.phase is Phase.RESTORING:
-            raise KeyboardInterrupt
-
-    world.swarm.before_call = die
-    with pytest.raises(KeyboardInterrupt):
+    with world.dying(lambda name: bool(world.journal and world.journal.job.endswith("-restore-0"))):
         world.deploy(asked())
-    world.swarm.before_call = lambda name, args: None
     world.caprover.save_and_update()
     world.clock.sleep(30.0)
-    entry = recovered(world)
+    entry = world.recovered()
     assert "restore" not in world.did
     assert (entry.restored, entry.schema) == (False, "unknown")
     assert world.running == [OLD, OLD]
@@ -351,32 +336,14 @@ def test_restore__does_not_begin_once_somebody_started_the_app_meanwhile() -> No
     assert world.journal is None
 
 
-def recovered(world: Database) -> Entry:
-    """Another process takes over, once the lease is gone, with nothing but the journal and the app's environment."""
-    world.clock.sleep(61.0)
-    hand = world.hand()
-    found = hand.journal.look()
-    assert found is not None
-    assert hand.journal.take_over(*found)
-    return recover(hand).entry
-
-
 @pytest.mark.parametrize("phase", [Phase.BACKING_UP, Phase.MIGRATING, Phase.RESTORING])
 def test_recover__in_another_process(phase: Phase) -> None:
     """A run that dies while it backs up, migrates or restores is brought to its end by the next one."""
     world = Database()
     failing(world)
-
-    def die(name: str, args: object) -> None:
-        entry = world.journal
-        if entry is not None and entry.phase is phase and entry.job and name == "tasks":
-            raise KeyboardInterrupt
-
-    world.swarm.before_call = die
-    with pytest.raises(KeyboardInterrupt):
+    with world.dying(lambda name: name == "logs" and world.in_phase(phase)):
         world.deploy(asked())
-    world.swarm.before_call = lambda name, args: None
-    entry = recovered(world)
+    entry = world.recovered()
     assert entry.restored is (phase is not Phase.BACKING_UP)
     assert world.schema == 1
     assert world.running == [OLD, OLD]
@@ -387,20 +354,13 @@ def test_recover__when_the_app_names_another_database_now() -> None:
     """A backup is restored only to the database that it was made of."""
     world = Database()
     failing(world)
-
-    def die(name: str, args: object) -> None:
-        if world.journal is not None and world.journal.phase is Phase.RESTORING:
-            raise KeyboardInterrupt
-
-    world.swarm.before_call = die
-    with pytest.raises(KeyboardInterrupt):
+    with world.dying(lambda name: world.in_phase(Phase.RESTORING)):
         world.deploy(asked())
-    world.swarm.before_call = lambda name, args: None
     spec = world.service.spec
     spec["TaskTemplate"]["ContainerSpec"]["Env"] = ["DATABASE_URL=postgres://web:hush-hush@srv-captain--db/other"]
     world.swarm.direct.update_service(world.service, spec)
     with pytest.raises(NeedsPerson, match="named another database"):
-        recovered(world)
+        world.recovered()
     assert "restore" not in world.did
 
 
@@ -626,16 +586,9 @@ def test_by_hand__restore_that_dies_is_finished_by_the_next() -> None:
     world = Database()
     world.backups[ID] = 7
     world.jobs_do["list"] = Run(duration=1.0, output=((0.5, f"capmig: backup={ID} bytes=7"),))
-
-    def die(name: str, args: object) -> None:
-        if world.journal is not None and world.journal.phase is Phase.RESTORING and name == "tasks":
-            raise KeyboardInterrupt
-
-    world.swarm.before_call = die
-    with pytest.raises(KeyboardInterrupt):
+    with world.dying(lambda name: name == "logs" and world.in_phase(Phase.RESTORING)):
         by_hand(world, by_hand_acts.restore, ID)
-    world.swarm.before_call = lambda name, args: None
-    entry = recovered(world)
+    entry = world.recovered()
     assert (entry.backup_id, entry.restored) == (ID, True)
     assert world.schema == 7
     assert world.running == [OLD, OLD]

@@ -15,13 +15,13 @@ from capmig.backup import by_hand, tool
 from capmig.backup.inputs import Backup, Engine, Verify
 from capmig.backup.subject import Subject, of_volumes
 from capmig.deploy import Report, carry_out
-from capmig.entry import Entry, Phase
+from capmig.entry import Phase
 from capmig.errors import NeedsPerson, Refused
 from capmig.hand import Hand
 from capmig.inputs import Inputs
 from capmig.plan import Plan
 from capmig.preflight import look
-from capmig.recover import Ending, recover
+from capmig.recover import Ending
 from tests.fakes.database import Database, pinned
 from tests.fakes.swarm import Run, app_spec, fake_node
 from tests.fakes.world import APP, OLD, inputs
@@ -169,28 +169,11 @@ def test_program__words_reach_the_command_as_they_are(more: list[str]) -> None:
 
 
 def dies_in(world: Files, phase: Phase, engine: Engine) -> None:
-    """A deploy whose process dies in this phase, after a migration that failed."""
+    """A deploy whose process dies while its migration runs, which is to fail, or before its restore begins."""
     world.new_image(migration=Run(duration=3.0, exit_code=1))
-
-    def die(name: str, args: object) -> None:
-        entry = world.journal
-        if entry is not None and entry.phase is phase and entry.job and name == "tasks":
-            raise KeyboardInterrupt
-
-    world.swarm.before_call = die
-    with pytest.raises(KeyboardInterrupt):
+    last = {Phase.MIGRATING: "logs", Phase.RESTORING: "tasks"}[phase]
+    with world.dying(lambda name: name == last and world.in_phase(phase)):
         world.deploy(asked(engine))
-    world.swarm.before_call = lambda name, args: None
-
-
-def recovered(world: Files) -> Entry:
-    """Another process takes over, with nothing but the journal and the app's service."""
-    world.clock.sleep(61.0)
-    hand = world.hand()
-    found = hand.journal.look()
-    assert found is not None
-    assert hand.journal.take_over(*found)
-    return recover(hand).entry
 
 
 @pytest.mark.parametrize("engine", [Engine.VOLUMES, Engine.COMMAND])
@@ -203,7 +186,7 @@ def test_recover__with_the_journal_alone(engine: Engine) -> None:
     assert "hush-hush" not in str(left)
     seen: list[Any] = []
     world.swarm.before_call = lambda name, args: seen.append(args[0]) if name == "create_service" else None
-    assert recovered(world).restored
+    assert world.recovered().restored
     assert world.schema == 1
     (restore,) = [each for each in seen if each["Name"].rpartition("-")[0].endswith("restore")]
     program = restore["TaskTemplate"]["ContainerSpec"]["Command"][2]
@@ -218,7 +201,7 @@ def test_recover__when_the_volumes_are_others() -> None:
     changed["TaskTemplate"]["ContainerSpec"]["Mounts"] = [DATA]
     world.swarm.direct.update_service(world.service, changed)
     with pytest.raises(NeedsPerson, match=r"was changed since the backup.*: captain--data at /data\n") as caught:
-        recovered(world)
+        world.recovered()
     assert "captain--data at /data, /srv/uploads at /data/uploads" in caught.value.todo
     assert "restore" not in world.did
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from capmig.by_hand import POST_WAIT, post, recover_now, unlock
@@ -18,26 +16,10 @@ from tests.fakes.swarm import Run
 from tests.fakes.world import APP, NEW, OLD, World, inputs
 
 
-class Killed(BaseException):
-    """The process dies."""
-
-
-def leave(world: World, when: Callable[[], bool], *, owner: str = "run 1") -> None:
-    """A deploy whose process dies as soon as this is so."""
-
-    def hook(name: str, args: object) -> None:
-        if when():
-            raise Killed
-
-    world.swarm.after_call = hook
-    with pytest.raises(Killed):
-        world.deploy(hand=world.hand(owner=owner))
-    world.swarm.after_call = lambda name, args: None
-
-
 def left_stopped(world: World, *, owner: str = "run 1") -> None:
     """A deploy that died with the app stopped and the database untouched."""
-    leave(world, lambda: world.running == [], owner=owner)
+    with world.dying(lambda name: world.running == []):
+        world.deploy(hand=world.hand(owner=owner))
 
 
 def holding(world: World, hand: Hand) -> None:
@@ -115,7 +97,8 @@ def test_recover_now__has_nothing_to_do() -> None:
 def test_recover_now__finishes_anybodys_deploy() -> None:
     """Whose it was does not matter; the exit code is that of a success."""
     world = World()
-    leave(world, lambda: world.schema == 2, owner="another run")
+    with world.dying(lambda name: world.schema == 2):
+        world.deploy(hand=world.hand(owner="another run"))
     ended = recover_now(world.hand(), raise_up=True)
     assert ended.outcome.result == "deployed"
     assert ended.exit_code == 0
@@ -143,7 +126,8 @@ def test_unlock__without_a_journal() -> None:
 def test_unlock__removes_the_journal_of_an_app_that_runs() -> None:
     """A run died before it stopped anything: all is well, and the journal is shown before it goes."""
     world = World()
-    leave(world, lambda: world.journal is not None)
+    with world.dying(lambda name: world.journal is not None):
+        world.deploy(hand=world.hand(owner="run 1"))
     world.clock.sleep(LEASE + 1)
     hand = world.hand()
     assert unlock(hand).exit_code == 0
@@ -177,7 +161,8 @@ def test_unlock__refuses_while_the_migration_is_there() -> None:
     """Even if the app runs: its job may still work on the database."""
     world = World()
     world.new_image(migration=Run(duration=None))
-    leave(world, lambda: world.migrations == 1)
+    with world.dying(lambda name: world.migrations == 1):
+        world.deploy(hand=world.hand(owner="run 1"))
     world.caprover.save_and_update()
     world.clock.sleep(LEASE + 1)
     with pytest.raises(NeedsPerson, match="job capmig-web-"):
@@ -187,7 +172,8 @@ def test_unlock__refuses_while_the_migration_is_there() -> None:
 def test_unlock__keeps_secrets_to_itself() -> None:
     """What it shows is the journal, which has none."""
     world = World()
-    leave(world, lambda: world.journal is not None)
+    with world.dying(lambda name: world.journal is not None):
+        world.deploy(hand=world.hand(owner="run 1"))
     world.clock.sleep(LEASE + 1)
     hand = world.hand()
     unlock(hand)

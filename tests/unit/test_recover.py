@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,34 +16,22 @@ from tests.fakes.swarm import Run
 from tests.fakes.world import APP, NEW, OLD, World, inputs
 
 
-class Killed(BaseException):
-    """The process dies."""
-
-
-def leave(world: World, when: Callable[[str], bool], asked: Inputs | None = None) -> None:
-    """A deploy whose process dies as soon as, after a call of this name, it is so."""
-
-    def hook(name: str, args: tuple[Any, ...]) -> None:
-        if when(name):
-            raise Killed
-
-    world.swarm.after_call = hook
-    with pytest.raises(Killed):
-        world.deploy(asked)
-    world.swarm.after_call = lambda name, args: None
-
-
 def leave_in(world: World, phase: Phase, asked: Inputs | None = None) -> None:
     """A deploy whose process dies at its fourth call in this phase; in `migrating`, of those once it may have begun."""
     seen: list[str] = []
 
     def when(name: str) -> bool:
-        entry = world.journal
-        if entry is not None and entry.phase is phase and (entry.job or phase is not Phase.MIGRATING):
+        if world.in_phase(phase) and (begun(world) or phase is not Phase.MIGRATING):
             seen.append(name)
         return len(seen) == 4
 
-    leave(world, when, asked)
+    with world.dying(when):
+        world.deploy(asked)
+
+
+def begun(world: World) -> bool:
+    """Whether the journal has the migration's job, so that it may have begun."""
+    return world.journal is not None and world.journal.job != ""
 
 
 def overlap(world: World) -> list[float]:
@@ -110,7 +97,8 @@ def test_recover__adopts_a_running_migration() -> None:
     """A migration whose runner died is seen to its end and not begun again."""
     world = World()
     world.new_image(migration=Run(duration=90.0))
-    leave(world, lambda name: world.migrations == 1, inputs(timeout=300.0))
+    with world.dying(lambda name: world.migrations == 1):
+        world.deploy(inputs(timeout=300.0))
     assert recovered(world).outcome.schema_state == "migrated"
     assert world.migrations == 1
     assert world.running == [NEW, NEW]
@@ -161,7 +149,8 @@ def test_recover__never_calls_a_schema_unchanged_that_it_cannot_know() -> None:
     """The run dies as soon as its job has begun, and a person removes the job: nobody knows how far it came."""
     world = World()
     world.new_image(migration=Run(duration=None))
-    leave(world, lambda name: name == "update_service" and bool(world.journal and world.journal.job))
+    with world.dying(lambda name: name == "update_service" and begun(world)):
+        world.deploy()
     world.clock.sleep(3.0)
     assert world.migrations == 1
     for job in world.swarm.direct.services("capmig.kind=migration"):
@@ -172,7 +161,8 @@ def test_recover__never_calls_a_schema_unchanged_that_it_cannot_know() -> None:
 def test_recover__a_job_that_is_only_prepared_has_changed_nothing() -> None:
     """The run dies as soon as its job is created: the old version comes back, on a schema known to be unchanged."""
     world = World()
-    leave(world, lambda name: name == "create_service" and len(world.swarm.direct.created_with) == 3)
+    with world.dying(lambda name: name == "create_service" and len(world.swarm.direct.created_with) == 3):
+        world.deploy()
     assert len(world.jobs) == 1
     ended = recovered(world)
     assert ended.outcome.result == "restored"
@@ -185,7 +175,8 @@ def test_recover__a_job_that_is_only_prepared_has_changed_nothing() -> None:
 def test_recover__keeps_a_job_from_beginning_that_was_about_to() -> None:
     """The run dies once the journal has the job, and what it had sent off to begin it comes late, or never."""
     world = World()
-    leave(world, lambda name: name == "update_config" and bool(world.journal and world.journal.job))
+    with world.dying(lambda name: name == "update_config" and begun(world)):
+        world.deploy()
     (job,) = world.swarm.direct.services("capmig.kind=migration")
     refused: list[Conflict] = []
 
@@ -208,15 +199,14 @@ def test_recover__keeps_a_job_from_beginning_that_was_about_to() -> None:
 def test_recover__adopts_a_job_that_begins_just_now() -> None:
     """The dead run's last request to begin it arrives just before it would be too late."""
     world = World()
-    leave(
-        world, lambda name: name == "update_config" and bool(world.journal and world.journal.job), inputs(timeout=300.0)
-    )
+    with world.dying(lambda name: name == "update_config" and begun(world)):
+        world.deploy(inputs(timeout=300.0))
     (job,) = world.swarm.direct.services("capmig.kind=migration")
-    begun: list[str] = []
+    came: list[str] = []
 
     def come(name: str, args: tuple[Any, ...]) -> None:
-        if name == "update_service" and args[0].id == job.id and not begun:
-            begun.append(name)
+        if name == "update_service" and args[0].id == job.id and not came:
+            came.append(name)
             world.swarm.direct.update_service(job, {**job.spec, "Mode": ONCE})
 
     world.swarm.before_call = come
@@ -255,7 +245,8 @@ def test_recover__whoever_adopts_a_migration_looks_at_the_app_first() -> None:
     """While nobody watched, somebody started the app beside the migration: it is stopped before anything else."""
     world = World()
     world.new_image(migration=Run(duration=None, stopping=9.0))
-    leave(world, lambda name: world.migrations == 1, inputs(timeout=20.0))
+    with world.dying(lambda name: world.migrations == 1):
+        world.deploy(inputs(timeout=20.0))
     world.caprover.save_and_update()
     world.clock.sleep(90.0)
     order: list[str] = []
