@@ -130,7 +130,9 @@ class DockerSwarm:
             if error.status != 404:
                 raise
             # The service is removed, so the filter does not know it; its tasks may well run on for their grace period.
-            found = [raw for raw in self._http.read("/tasks") if raw["ServiceID"] == service.id]
+            # They keep its name. Without that filter an engine that has run thousands of jobs tells of them all.
+            named = self._http.read("/tasks", _filters(name=service.name))
+            found = [raw for raw in named if raw["ServiceID"] == service.id]
         return [_task(raw) for raw in found]
 
     def logs(self, service: Service, since: str = "") -> list[LogLine]:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -243,11 +244,13 @@ def test_tasks__creation_times_compare_as_text(folder: Path) -> None:
 
 
 def test_tasks__of_a_removed_service(folder: Path) -> None:
-    """The engine's filter does not know a removed service; its tasks are picked out of all there are."""
+    """The engine's filter does not know a removed service; its tasks are looked for by name."""
     tasks = [raw_task({"State": "running"}, ServiceID=id) for id in ("abc", "other")]
     replies = refusal(404, "service abc not found"), answer(200, tasks)
-    with serving(folder / "s", *replies), swarm_at(folder / "s") as swarm:
+    with serving(folder / "s", *replies) as server, swarm_at(folder / "s") as swarm:
         assert [task.service_id for task in swarm.tasks(SERVICE)] == ["abc"]
+    asked = [json.loads(parse_qs(urlsplit(path).query)["filters"][0]) for _, path, *_ in server.requests]
+    assert asked == [{"service": ["abc"]}, {"name": ["web"]}]
 
 
 def test_resolve__asks_the_registry_with_the_credentials(folder: Path) -> None:
