@@ -55,6 +55,8 @@ class Journal:
         self.owner_url = owner_url
         self.holder = holder
         self._entry: Entry | None = None
+        self._removed = ""  # the ID of the config whose removal this process has asked for…
+        self._removed_until = 0.0  # …and until when nobody else can have ended it, by its own monotonic clock
         self._lease_end = 0.0  # own monotonic clock
         self._renewed = 0.0
         self._time_offset = 0.0  # the manager's time minus this process's monotonic
@@ -132,7 +134,7 @@ class Journal:
 
     def renew(self) -> None:
         """Renew the lease when it is due; a lost link is borne as long as the lease lasts."""
-        if self._clock.monotonic() - self._renewed < RENEW:
+        if self._removed or self._clock.monotonic() - self._renewed < RENEW:
             return
         try:
             self.write()
@@ -151,28 +153,32 @@ class Journal:
     def release(self) -> None:
         """End the journal: the app is in a safe state."""
         give_up = self._clock.monotonic() + CALL
-        asked = ""
         answered = False
         while True:
             try:
                 found = self.look()
-            except LinkLost:
+            except (LinkLost, EngineRefused):
                 if answered:
                     break
                 raise
-            if asked and (found is None or found[0].id != asked):
+            if self._ended(found):
                 break
             config = self._own(found)
-            if asked and self._clock.monotonic() > give_up:
+            if self._removed and self._clock.monotonic() > give_up:
                 raise FateUnknown(f"The journal {self.name} was removed, and is there still.")
             self.fence()
             answered = False
             with suppress(FateUnknown):
                 self._swarm.remove_config(config)
                 answered = True
-            asked = config.id
+            self._removed, self._removed_until = config.id, self._lease_end
             self._lease_end = self._clock.monotonic()  # once it is gone, another run may begin at once
         self._entry = None
+
+    def _ended(self, found: tuple[Config, Entry] | None) -> bool:
+        """Whether the removal that this process asked for is seen to have taken effect."""
+        gone = found is None or found[0].id != self._removed
+        return gone and bool(self._removed) and self._clock.monotonic() < self._removed_until
 
     def let_go(self) -> None:
         """Stop holding the journal without a word to the manager: its lease runs out, and the next run takes it."""
@@ -216,6 +222,7 @@ class Journal:
 
     def _hold(self, entry: Entry, lease_end: float) -> None:
         self._entry = entry
+        self._removed = ""
         self._lease_end = lease_end
         self._renewed = lease_end - LEASE
 

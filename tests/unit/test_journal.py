@@ -322,14 +322,15 @@ def test_release__answered_as_done_but_not_done(monkeypatch: pytest.MonkeyPatch)
     assert len(asked) == 2
 
 
-def test_release__link_lost_once_it_is_done() -> None:
-    """The manager said that the journal is gone; a link that is lost after that changes nothing."""
+@pytest.mark.parametrize("error", [LinkLost("gone"), EngineRefused("too busy", status=500)])
+def test_release__nothing_matters_once_it_is_done(error: Exception) -> None:
+    """The manager said that the journal is gone; a look that fails after that changes nothing."""
     world = World()
     hand = holding(world)
 
     def cut(name: str, args: object) -> None:
         if name == "remove_config":
-            world.swarm.before_call = fail_once("config", LinkLost("gone"))
+            world.swarm.before_call = fail_once("config", error)
 
     world.swarm.after_call = cut
     hand.journal.release()
@@ -356,6 +357,40 @@ def test_release__whose_answers_get_lost_ends_the_lease() -> None:
     holding(world)
     with pytest.raises(Superseded):
         hand.journal.fence()
+
+
+@pytest.mark.parametrize("error", [LinkLost("gone"), EngineRefused("too busy", status=500)])
+def test_release__knows_its_own_removal_on_the_next_try(error: Exception) -> None:
+    """The answer to the removal is lost, and so is the look for it: recovery tries again, and finds it done."""
+    world = World()
+
+    def lose(name: str, args: object) -> None:
+        if name == "remove_config":
+            world.swarm.before_call = fail_once("config", error)
+            raise FateUnknown("lost")
+
+    world.swarm.after_call = lose
+    assert world.deploy().ending.result == "deployed"
+    assert world.journal is None
+
+
+def test_release__does_not_take_the_end_by_another_for_its_own() -> None:
+    """The removal never took effect; past the lease another run takes the journal, and ends it as it sees fit."""
+    world = World()
+    hand = holding(world)
+
+    def lose(name: str, args: object) -> None:
+        if name == "remove_config":
+            world.swarm.before_call = fail_once("config", LinkLost("gone"))
+            raise FateUnknown("lost")
+
+    world.swarm.before_call = lose
+    with pytest.raises(LinkLost):
+        hand.journal.release()
+    world.clock.sleep(LEASE + 1)
+    take_over(world).journal.release()
+    with pytest.raises(Superseded):
+        hand.journal.release()
 
 
 def test_leave__can_be_taken_at_once() -> None:
