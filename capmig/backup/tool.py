@@ -25,8 +25,9 @@ ENDINGS = {
     "volumes": "tar.gz",
     "command": "data.gz",
 }
-
-
+# Seconds that a job waits before it ends, more than pass between two looks at its output: CapRover's prune may take its
+# container, and the output with it, as soon as it has ended.
+LINGER = "2"
 # Whose backups can be restored into a scratch database.
 VERIFIED = ("postgres", "mysql", "mariadb", "sqlite")
 
@@ -113,6 +114,7 @@ def job_spec(
     template = service.spec["TaskTemplate"]
     own = template["ContainerSpec"]
     ours = {"CAPMIG_APP": app, "CAPMIG_ID": backup, "CAPMIG_KEEP": str(keep), "CAPMIG_ATTEMPT": attempt}
+    ours["CAPMIG_LINGER"] = LINGER
     ours["CAPMIG_VERIFY"] = "restore" if tool.verifies else "read"
     env = {**tool.subject.env, **ours}
     container = {

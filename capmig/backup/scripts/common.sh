@@ -20,11 +20,18 @@ seconds() { say $(($(date +%s) - began)); }
 bytes() { wc -c < "$1" | tr -d ' '; }
 free() { df -Pk "$folder" | awk 'NR == 2 { printf "%.0f\n", $4 * 1024 }'; }
 words() { tail -n 5 "$1" | cut -c 1-500; }
-end() { [ -z "$ticker" ] || kill -KILL "$ticker" 2> /dev/null || true; clear_scratch; rm -rf "$work" "$unproven"; }
+linger=${CAPMIG_LINGER:-0}
+# The last words have to be read while the container runs: a prune may take it, and them, as soon as it has ended.
+end() {
+    [ -z "$ticker" ] || kill -KILL "$ticker" 2> /dev/null || true
+    clear_scratch
+    rm -rf "$work" "$unproven"
+    sleep "$linger" || true
+}
 # What a script, or one that was killed, has made to try a backup: it goes in every case.
 clear_scratch() { :; }
 trap end EXIT
-trap 'trap "" TERM INT; [ -z "$child" ] || kill "$child" 2> /dev/null || true; exit 143' TERM INT
+trap 'trap "" TERM INT; linger=0; [ -z "$child" ] || kill "$child" 2> /dev/null || true; exit 143' TERM INT
 
 # Runs a program so that a signal is heard at once: for one in the foreground a shell waits first.
 run() {
