@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from capmig.errors import Conflict, DeployFailed, Exists, FateUnknown, TimedOut, remedy
 from capmig.hand import Hand
-from capmig.ports import Credentials, Service, Spec, Task
+from capmig.ports import NO_TASK, ONE_TASK, Credentials, Service, Spec, Task
 from capmig.rollout import where
 
 APP_LABEL = "capmig.app"
@@ -20,8 +20,6 @@ NO_HEALTHCHECK = {"Test": ["NONE"]}
 GONE_TIMEOUT = 120.0
 CANARY_TIMEOUT = 60.0
 BEGIN_TIMEOUT = 60.0
-ONCE = {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}}
-NOT_YET = {"ReplicatedJob": {"MaxConcurrent": 0, "TotalCompletions": 0}}
 NODE_LOOK = 15.0  # seconds between looks at the node that a job runs on
 
 Hear = Callable[[Sequence[str]], None]
@@ -73,7 +71,7 @@ def migration_spec(
         "Name": name,
         "Labels": {APP_LABEL: app, KIND_LABEL: "migration"},
         "TaskTemplate": template,
-        "Mode": ONCE,
+        "Mode": ONE_TASK,
     }
 
 
@@ -102,7 +100,7 @@ def canary_spec(*, app: str, name: str, image: str) -> Spec:
             "ContainerSpec": {"Image": image, "Command": [NO_PROGRAM], "Healthcheck": NO_HEALTHCHECK},
             "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
         },
-        "Mode": ONCE,
+        "Mode": ONE_TASK,
     }
 
 
@@ -137,7 +135,7 @@ def start(hand: Hand, spec: Spec, credentials: Credentials | None) -> Service:
 
 def prepare(hand: Hand, spec: Spec, credentials: Credentials | None) -> Service:
     """Create a job that does nothing before `begin`, unless it is there already; EngineRefused as with `start`."""
-    return start(hand, {**spec, "Mode": NOT_YET}, credentials)
+    return start(hand, {**spec, "Mode": NO_TASK}, credentials)
 
 
 def begin(hand: Hand, prepared: Service) -> None:
@@ -151,11 +149,11 @@ def begin(hand: Hand, prepared: Service) -> None:
         job = hand.swarm.service(prepared.name)
         if job is None or job.id != prepared.id:
             raise DeployFailed(f"The job {prepared.name} was removed by somebody.")
-        if job.spec["Mode"] != NOT_YET:
+        if job.spec["Mode"] != NO_TASK:
             return True
         hand.journal.fence()
         with suppress(FateUnknown, Conflict):
-            hand.swarm.update_service(job, {**job.spec, "Mode": ONCE})
+            hand.swarm.update_service(job, {**job.spec, "Mode": ONE_TASK})
         return None
 
     hand.watch.until(begun, timeout=BEGIN_TIMEOUT, what=lambda: f"The job {prepared.name} could not be begun.")
@@ -171,7 +169,7 @@ def kept_from_beginning(hand: Hand, name: str) -> bool:
     def decided() -> bool | None:
         nonlocal seen
         job = hand.swarm.service(name)
-        if job is None or job.spec["Mode"] != NOT_YET:
+        if job is None or job.spec["Mode"] != NO_TASK:
             return False
         if seen and job.version > seen:
             return True

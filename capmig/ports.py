@@ -125,6 +125,11 @@ class RemoteFile:
     pieces: Iterator[bytes]
 
 
+# The Mode of a job's service: with one task, which runs once, and with none.
+ONE_TASK: Spec = {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}}
+NO_TASK: Spec = {"ReplicatedJob": {"MaxConcurrent": 0, "TotalCompletions": 0}}
+
+
 class Swarm(Protocol):
     """The swarm manager.
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from capmig.errors import EngineRefused, Exists, FateUnknown, LinkLost
 from capmig.ports import (
+    NO_TASK,
     TERMINAL,
     Clock,
     Config,
@@ -113,7 +114,7 @@ class DockerSwarm:
         raw = self._http.read(f"/services/{service.id}")
         spec = copy.deepcopy(raw["Spec"])
         if "ReplicatedJob" in spec["Mode"]:
-            spec["Mode"] = {"ReplicatedJob": {"MaxConcurrent": 0, "TotalCompletions": 0}}
+            spec["Mode"] = NO_TASK
         else:
             spec["TaskTemplate"]["Placement"] = {"Constraints": ["node.id==none"]}
         self.update_service(_service(raw), spec)

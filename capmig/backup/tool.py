@@ -11,7 +11,7 @@ from pathlib import Path
 
 from capmig.backup.subject import Subject
 from capmig.jobs import APP_LABEL, KIND_LABEL, NO_HEALTHCHECK
-from capmig.ports import Service, Spec
+from capmig.ports import ONE_TASK, Service, Spec
 
 VOLUME = "capmig-backups"
 FOLDER = "/backups"
@@ -139,7 +139,7 @@ def job_spec(
             "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
             "LogDriver": {"Name": "json-file", "Options": {"max-size": "512m"}},
         },
-        "Mode": {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}},
+        "Mode": ONE_TASK,
     }
 
 

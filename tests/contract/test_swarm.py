@@ -14,8 +14,7 @@ import docker
 import pytest
 
 from capmig.errors import Conflict, EngineRefused, Exists
-from capmig.jobs import NOT_YET, ONCE
-from capmig.ports import Clock, Service, Spec, Swarm, Task
+from capmig.ports import NO_TASK, ONE_TASK, Clock, Service, Spec, Swarm, Task
 from capmig.swarm import DockerSwarm
 from tests.contract.private_engine import IMAGE, private_engine
 from tests.fakes.clock import FakeClock
@@ -86,7 +85,7 @@ class Subject:
         spec = self.spec(behaviour)
         spec["TaskTemplate"]["RestartPolicy"] = {"Condition": "none"}
         del spec["UpdateConfig"]
-        return spec | {"Mode": {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}}}
+        return spec | {"Mode": ONE_TASK}
 
     def create(self, spec: Spec) -> Service:
         self.swarm.create_service(spec)
@@ -330,12 +329,12 @@ def test_job__succeeds_with_its_output_in_order(subject: Subject) -> None:
 
 def test_job__prepared_does_nothing_until_it_is_begun(subject: Subject) -> None:
     """A job without a completion has no task, while a later job runs to its end; given one, it runs once."""
-    prepared = subject.create(subject.job("counts") | {"Mode": NOT_YET})
-    assert prepared.spec["Mode"] == NOT_YET
+    prepared = subject.create(subject.job("counts") | {"Mode": NO_TASK})
+    assert prepared.spec["Mode"] == NO_TASK
     subject.ended(subject.create(subject.job("fails")))
     assert subject.swarm.tasks(prepared) == []
-    begun = subject.change(prepared.name, lambda spec: spec.update(Mode=ONCE))
-    assert begun.spec["Mode"] == ONCE
+    begun = subject.change(prepared.name, lambda spec: spec.update(Mode=ONE_TASK))
+    assert begun.spec["Mode"] == ONE_TASK
     [task] = subject.ended(begun)
     assert (task.state, task.exit_code) == ("complete", 0)
     assert [line.text for line in subject.swarm.logs(begun)] == ["one", "two", "three"]
@@ -343,12 +342,12 @@ def test_job__prepared_does_nothing_until_it_is_begun(subject: Subject) -> None:
 
 def test_job__prepared_is_kept_from_beginning_by_any_change(subject: Subject) -> None:
     """Also one that changes nothing gives it another version, so that an earlier request to begin it is refused."""
-    prepared = subject.create(subject.job("counts") | {"Mode": NOT_YET})
+    prepared = subject.create(subject.job("counts") | {"Mode": NO_TASK})
     changed = subject.change(prepared.name, lambda spec: None)
     assert changed.version > prepared.version
     with pytest.raises(Conflict):
-        subject.swarm.update_service(prepared, {**prepared.spec, "Mode": ONCE})
-    assert subject.read(prepared.name).spec["Mode"] == NOT_YET
+        subject.swarm.update_service(prepared, {**prepared.spec, "Mode": ONE_TASK})
+    assert subject.read(prepared.name).spec["Mode"] == NO_TASK
     subject.swarm.remove_service(changed)
     assert subject.swarm.tasks(prepared) == []
 
@@ -395,7 +394,7 @@ def test_job__nowhere_to_run(subject: Subject) -> None:
     subject.drained(job)
 
 
-@pytest.mark.parametrize("mode", [{"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}}, {"GlobalJob": {}}])
+@pytest.mark.parametrize("mode", [ONE_TASK, {"GlobalJob": {}}])
 def test_job__removed_while_it_runs(subject: Subject, mode: Spec) -> None:
     """Removing a job stops it, in either mode."""
     job = subject.create(subject.job("lingers") | {"Mode": mode})

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from capmig.entry import Entry, Phase
-from capmig.jobs import KIND_LABEL, NOT_YET
+from capmig.jobs import KIND_LABEL
 from capmig.journal import CALL, LEASE, config_name
-from capmig.ports import Config, Spec
+from capmig.ports import NO_TASK, Config, Spec
 from capmig.recover import Ending
 from tests.fakes.database import Database
 from tests.fakes.orchestrator import copy_of
@@ -308,7 +308,7 @@ class Witness:
 
 def _works(spec: Spec) -> bool:
     """Whether it is a job that works on the database, or has."""
-    return _kind(spec) in WORKS and spec["Mode"] != NOT_YET
+    return _kind(spec) in WORKS and spec["Mode"] != NO_TASK
 
 
 def _kind(spec: Spec) -> str:

@@ -11,7 +11,7 @@ from capmig.endings import Ended
 from capmig.entry import Phase
 from capmig.errors import Conflict, EngineRefused, FateUnknown, LinkLost
 from capmig.inputs import Inputs
-from capmig.jobs import ONCE
+from capmig.ports import ONE_TASK, Service
 from tests.fakes.swarm import Run
 from tests.fakes.world import APP, NEW, OLD, World, inputs
 
@@ -172,18 +172,24 @@ def test_recover__a_job_that_is_only_prepared_has_changed_nothing() -> None:
     assert world.running == [OLD, OLD]
 
 
-def test_recover__keeps_a_job_from_beginning_that_was_about_to() -> None:
-    """The run dies once the journal has the job, and what it had sent off to begin it comes late, or never."""
+def about_to_begin() -> tuple[World, Service]:
+    """A deploy whose process dies once the journal has the migration's job, and that job."""
     world = World()
     with world.dying(lambda name: name == "update_config" and begun(world)):
-        world.deploy()
+        world.deploy(inputs(timeout=300.0))
     (job,) = world.swarm.direct.services("capmig.kind=migration")
+    return world, job
+
+
+def test_recover__keeps_a_job_from_beginning_that_was_about_to() -> None:
+    """The run dies once the journal has the job, and what it had sent off to begin it comes late, or never."""
+    world, job = about_to_begin()
     refused: list[Conflict] = []
 
     def come_late(name: str, args: tuple[Any, ...]) -> None:
         if name == "update_service" and args[0].id == job.id:
             with pytest.raises(Conflict) as late:
-                world.swarm.direct.update_service(job, {**job.spec, "Mode": ONCE})
+                world.swarm.direct.update_service(job, {**job.spec, "Mode": ONE_TASK})
             refused.append(late.value)
 
     world.swarm.after_call = come_late
@@ -198,16 +204,13 @@ def test_recover__keeps_a_job_from_beginning_that_was_about_to() -> None:
 
 def test_recover__adopts_a_job_that_begins_just_now() -> None:
     """The dead run's last request to begin it arrives just before it would be too late."""
-    world = World()
-    with world.dying(lambda name: name == "update_config" and begun(world)):
-        world.deploy(inputs(timeout=300.0))
-    (job,) = world.swarm.direct.services("capmig.kind=migration")
+    world, job = about_to_begin()
     came: list[str] = []
 
     def come(name: str, args: tuple[Any, ...]) -> None:
         if name == "update_service" and args[0].id == job.id and not came:
             came.append(name)
-            world.swarm.direct.update_service(job, {**job.spec, "Mode": ONCE})
+            world.swarm.direct.update_service(job, {**job.spec, "Mode": ONE_TASK})
 
     world.swarm.before_call = come
     assert recovered(world).outcome.result == "deployed"

@@ -12,6 +12,7 @@ ticker=
 summing=
 unproven=
 why=
+linger=${CAPMIG_LINGER:-0}
 
 say() { printf '%s\n' "$*"; }
 tell() { say "capmig: $*"; }
@@ -20,7 +21,6 @@ seconds() { say $(($(date +%s) - began)); }
 bytes() { wc -c < "$1" | tr -d ' '; }
 free() { df -Pk "$folder" | awk 'NR == 2 { printf "%.0f\n", $4 * 1024 }'; }
 words() { tail -n 5 "$1" | cut -c 1-500; }
-linger=${CAPMIG_LINGER:-0}
 # The last words have to be read while the container runs: a prune may take it, and them, as soon as it has ended.
 end() {
     [ -z "$ticker" ] || kill -KILL "$ticker" 2> /dev/null || true
