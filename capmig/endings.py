@@ -91,6 +91,16 @@ def of_error(error: CapmigError, environ: Mapping[str, str], stages: tuple[Stage
     return Ended(outcome=outcome, exit_code=error.exit_code, settled=refused)
 
 
+def own_mistake(error: Exception) -> NeedsPerson:
+    """What nobody has foreseen, where even `recover` did not help: the state is not known, and that is said."""
+    return NeedsPerson(
+        f"capmig itself failed: {error!r}",
+        state="What has become of the app is not known to this run. If it had begun, its journal is there.",
+        todo="See whether the app runs, and run mode: recover: it brings an unfinished deploy to its end, and does "
+        "nothing if there is none. Please report this, with the lines of Python above.",
+    )
+
+
 def _outcome(ending: Ending, stages: tuple[Stage, ...], *, failed_phase: str, error: CapmigError | None) -> Outcome:
     entry = ending.entry
     failed = EXIT_CODES[ending.result] != 0

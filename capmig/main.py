@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -56,6 +57,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stream: TextIO = sys.s
             log.end()
             return 0
         outcome = endings.of_error(error, environ, timeline.stages())
+    except Exception as error:  # noqa: BLE001 - a mistake of capmig's own: it is told like any failure, without secrets
+        log.output_of("capmig", traceback.format_exc().splitlines())
+        outcome = endings.of_error(endings.own_mistake(error), environ, timeline.stages())
     return _tell(log, outcome, post=post)
 
 

@@ -159,7 +159,7 @@ def fenced(text: str) -> str:
 def _downtime(outcome: Outcome) -> str:
     if outcome.downtime is not None:
         return duration(outcome.downtime)
-    return "not over yet" if outcome.result in ("stayed-down", "needs-person") else "none"
+    return {"stayed-down": "not over yet", "needs-person": "not known"}.get(outcome.result, "none")
 
 
 def _migration(outcome: Outcome) -> str:

@@ -118,6 +118,16 @@ def test_summary__success() -> None:
     assert "###" not in shown
 
 
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [("failed", "none"), ("refused", "none"), ("stayed-down", "not over yet"), ("needs-person", "not known")],
+)
+def test_summary__downtime_without_a_number(result: str, shown: str) -> None:
+    """An app that nobody stopped was not down; whether one that waits for a person is, is not said unseen."""
+    table = cells(summary(replace(DEPLOYED, result=result, downtime=None)))
+    assert table[table.index("Downtime") + 1] == shown
+
+
 def test_summary__timeline() -> None:
     """The timeline is a Mermaid gantt in time of day; a colon in a title would end the title there."""
     ((info, gantt),) = blocks(summary(DEPLOYED))
