@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from tests.faults.cases import Call, calls, cases, own
+from tests.faults.cases import Call, Case, calls, cases, own
 from tests.faults.checks import Reported, Seen, wrong
-from tests.faults.slot import Databases
-from tests.faults.stories import BACKUP, PLAIN, RESTORE
-from tests.faults.witness import Life
+from tests.faults.play import NOT_REACHED, Verdict
+from tests.faults.slot import Databases, Slot
+from tests.faults.stage import TRIES, Stage
+from tests.faults.stories import BACKUP, PLAIN, RESTORE, Story
+from tests.faults.witness import Life, Witness
+from tests.sandbox.runner import Action
 
 SPEC: dict[str, Any] = {
     "TaskTemplate": {"ContainerSpec": {"Image": "demo:v1", "Labels": {"randomLabelForceUpdate": "a"}}},
@@ -191,3 +194,36 @@ def test_cases__of_a_record() -> None:
     assert names[0] == "draining: POST scale #1 | kill before, post"
     assert len(names) == 12 + 2 * 5
     assert [case.name for case in cases(found, "GET tasks #2 . kill")] == ["draining: GET tasks #2 | kill before, post"]
+
+
+class Scripted(Stage):
+    """Plays nothing: what is wrong each time stands in a list."""
+
+    def __init__(self, *wrong: list[str]) -> None:
+        super().__init__(cast("Witness", None), cast("Action", None), [cast("Slot", None)], at_once=1)
+        self.wrong = list(wrong)
+
+    def play(self, story: Story, case: Case | None) -> Verdict:
+        return Verdict(wrong=self.wrong.pop(0), ending="", seconds=0, story="", calls=[])
+
+
+@pytest.mark.parametrize(
+    ("played", "told"),
+    [
+        ([[NOT_REACHED], [NOT_REACHED], []], []),
+        ([[NOT_REACHED], ["nothing runs", NOT_REACHED]], ["nothing runs", NOT_REACHED]),
+        ([["nothing runs"]], ["nothing runs"]),
+        ([[NOT_REACHED]] * TRIES, [NOT_REACHED]),
+    ],
+)
+def test_play_all__tries_again_what_was_not_reached(played: list[list[str]], told: list[str]) -> None:
+    """A call that is made by chance only is waited for, some times; whatever else is wrong is told at once."""
+    stage, heard = Scripted(*played), []
+    case = Case(
+        call=Call(key="preparing: DELETE containers/CONTAINER #2", kind="docker act"),
+        fault="int",
+        when="after",
+        then="post",
+    )
+    stage.play_all([case], lambda _, verdict: heard.append(verdict.wrong))
+    assert (heard, stage.wrong) == ([told], [])
