@@ -54,7 +54,8 @@ class Node:
         if disk:
             volume = ["docker", "volume", "create", "--opt=type=tmpfs", "--opt=device=tmpfs", f"--opt=o=size={disk}"]
             run(*volume, self.name)
-        command = ["docker", "run", "--detach", f"--name={self.name}", f"--hostname={self.name}"]
+        # --init: dockerd, as the first process, would let its containers' shims lie there as zombies, three for each.
+        command = ["docker", "run", "--detach", "--init", f"--name={self.name}", f"--hostname={self.name}"]
         command += [f"--network={network}", f"--ip={self.address}", "--label=capmig.sandbox=node"]
         command += [f"--volume={self.name}:/var/lib/docker", f"--volume={self.folder}:/sandbox"]
         command += [f"--env=SANDBOX_GROUP={os.getgid()}"]
