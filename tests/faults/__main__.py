@@ -17,8 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.faults.cases import Case, acts_first, cases, own
-from tests.faults.play import Verdict
-from tests.faults.stage import Stage, stage
+from tests.faults.play import NOT_MADE, Verdict
+from tests.faults.stage import TRIES, Stage, stage
 from tests.faults.stories import STORIES
 from tests.sandbox.engine import timed
 from tests.sandbox.runner import Action
@@ -96,6 +96,7 @@ def _all(ready: Stage, asked: argparse.Namespace) -> int:
     left = [case for case in wanted if case.name not in results.safe]
     print(f"{len(wanted)} cases, of which {len(wanted) - len(left)} were safe in an earlier run", flush=True)
     unsafe: dict[str, list[str]] = {}
+    unmet: list[str] = []
     endings: Counter[str] = Counter(results.safe[case.name] for case in wanted if case.name in results.safe)
     played: list[Case] = []
     began = time.monotonic()
@@ -104,9 +105,11 @@ def _all(ready: Stage, asked: argparse.Namespace) -> int:
         results.add(case, verdict)
         endings[verdict.ending] += 1
         played.append(case)
-        if verdict.wrong:
+        if verdict.wrong == [NOT_MADE]:
+            unmet.append(case.name)
+        elif verdict.wrong:
             unsafe[case.name] = verdict.wrong
-        mark = "UNSAFE" if verdict.wrong else "safe"
+        mark = "not met" if case.name in unmet else "UNSAFE" if verdict.wrong else "safe"
         print(
             f"{len(played)}/{len(left)} {time.monotonic() - began:5.0f} s  {mark}, {verdict.ending}, "
             f"{verdict.seconds:.0f} s: {case.name}{''.join(f' — {what}' for what in verdict.wrong)}",
@@ -117,8 +120,11 @@ def _all(ready: Stage, asked: argparse.Namespace) -> int:
     print(f"\nHow the deploys ended: {', '.join(f'{ending} {count}' for ending, count in endings.most_common())}")
     for name, what in unsafe.items():
         print(f"not safe: {name}: {'; '.join(what)}")
-    print(f"{len(wanted) - len(unsafe)} of {len(wanted)} safe")
-    return 1 if unsafe else 0
+    for name in unmet:
+        print(f"not met, since none of {TRIES} deploys made the call: {name}")
+    met = len(wanted) - len(unmet)
+    print(f"{met - len(unsafe)} of {met} safe" + (f"; {len(unmet)} not met" if unmet else ""))
+    return 1 if unsafe or not met else 0
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ INJECT = Path(__file__).parent / "inject"
 LIMIT = 900.0
 # No migration here hangs; on a machine that has too much to do its container may take a minute to start.
 LIMITS = {"stable_for": "1s", "deploy_timeout": "1m", "drain_timeout": "1m", "migrate_timeout": "5m"}
-NOT_REACHED = "the call was not reached"
+NOT_MADE = "the deploy made no such call"
 # Of the sandbox, on a machine that has too much to do.
 TROUBLE = (ApiError, DockerException, LookupError, OSError, RuntimeError)
 
@@ -142,7 +142,8 @@ def _play(
     )
     found = wrong(seen)
     if case is not None and not fired:
-        found.append(NOT_REACHED)
+        made = any(call["key"] == case.call.key for call in calls)
+        found.append("the call was made, and was not spoilt" if made else NOT_MADE)
     ending = "deployed" if seen.spec_after["TaskTemplate"]["ContainerSpec"]["Image"] == seen.new else "back on v1"
     if any(result.outputs.get("restored") == "true" for _, result in results):
         ending += ", restored"

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 
 from tests.faults.cases import Call, Case, calls
-from tests.faults.play import NOT_REACHED, Verdict, play, spoilt
+from tests.faults.play import NOT_MADE, Verdict, play, spoilt
 from tests.faults.slot import Slot, make_databases
 from tests.faults.stories import Story
 from tests.faults.witness import Witness
@@ -17,7 +17,7 @@ from tests.sandbox.runner import Action
 from tests.sandbox.sandbox import Sandbox
 
 RECORDINGS = 2  # undisturbed runs, whose calls are put together: how often a wait looks is a matter of time
-TRIES = 6  # of a case whose call is not made: some are made by chance, such as that of a second container of a pull
+TRIES = 6  # deploys for a case whose call is not made: some are made by chance, as for a pull's second container
 
 
 class Stage:
@@ -48,7 +48,7 @@ class Stage:
         def see(case: Case) -> None:
             for _ in range(TRIES):
                 verdict = self.play(case.story, case)
-                if verdict.wrong != [NOT_REACHED]:
+                if verdict.wrong != [NOT_MADE]:
                     break
             with telling:
                 tell(case, verdict)

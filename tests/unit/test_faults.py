@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.cases import Call, Case, calls, cases, own
 from tests.faults.checks import Reported, Seen, wrong
-from tests.faults.play import NOT_REACHED, Verdict
+from tests.faults.play import NOT_MADE, Verdict
 from tests.faults.slot import Databases, Slot
 from tests.faults.stage import TRIES, Stage
 from tests.faults.stories import BACKUP, PLAIN, RESTORE, Story
@@ -210,13 +210,13 @@ class Scripted(Stage):
 @pytest.mark.parametrize(
     ("played", "told"),
     [
-        ([[NOT_REACHED], [NOT_REACHED], []], []),
-        ([[NOT_REACHED], ["nothing runs", NOT_REACHED]], ["nothing runs", NOT_REACHED]),
+        ([[NOT_MADE], [NOT_MADE], []], []),
+        ([[NOT_MADE], ["nothing runs", NOT_MADE]], ["nothing runs", NOT_MADE]),
         ([["nothing runs"]], ["nothing runs"]),
-        ([[NOT_REACHED]] * TRIES, [NOT_REACHED]),
+        ([[NOT_MADE]] * TRIES, [NOT_MADE]),
     ],
 )
-def test_play_all__tries_again_what_was_not_reached(played: list[list[str]], told: list[str]) -> None:
+def test_play_all__tries_again_what_was_not_made(played: list[list[str]], told: list[str]) -> None:
     """A call that is made by chance only is waited for, some times; whatever else is wrong is told at once."""
     stage, heard = Scripted(*played), []
     case = Case(
