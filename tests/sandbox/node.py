@@ -54,7 +54,7 @@ class Node:
         if disk:
             volume = ["docker", "volume", "create", "--opt=type=tmpfs", "--opt=device=tmpfs", f"--opt=o=size={disk}"]
             run(*volume, self.name)
-        # --init: dockerd, as the first process, would let its containers' shims lie there as zombies, three for each.
+        # --init: dockerd, as the first process, would let the shims of ended containers lie there as zombies.
         command = ["docker", "run", "--detach", "--init", f"--name={self.name}", f"--hostname={self.name}"]
         command += [f"--network={network}", f"--ip={self.address}", "--label=capmig.sandbox=node"]
         command += [f"--volume={self.name}:/var/lib/docker", f"--volume={self.folder}:/sandbox"]
