@@ -123,8 +123,8 @@ def interrupting(folder: Path, programs: Mapping[str, str]) -> Path:
         wrapper = folder / name
         wrapper.write_text(
             "#!/bin/sh\n"
-            'number=$(($(cat "$COUNT" 2> /dev/null || echo 0) + 1))\n'
-            'echo "$number" > "$COUNT"\n'
+            "number=1\n"
+            'until mkdir "$COUNT-$number" 2> /dev/null; do number=$((number + 1)); done\n'
             '[ "$number" -ne "$KILL_AT" ] || kill -KILL 0\n'
             f'exec {real} "$@"\n'
         )
