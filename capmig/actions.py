@@ -8,11 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from capmig.masking import redact, secrets_in_env, worth_masking
+from capmig.masking import redact, worth_masking
 from capmig.ports import Clock
 from capmig.report import duration
-
-__all__ = ["Reporter", "secrets_in_env"]
 
 LONGEST_ANNOTATION = 4096  # characters; the runner cuts there
 LARGEST_SUMMARY = 2**20 - 1024  # bytes; the runner drops one over 1 MiB altogether

@@ -9,7 +9,7 @@ from typing import Any
 from capmig import jobs, rollout, stages
 from capmig.backup import stages as backups
 from capmig.entry import Entry, Phase
-from capmig.errors import CapmigError, NeedsPerson
+from capmig.errors import CapmigError, NeedsPerson, OwnMistake
 from capmig.hand import Hand
 from capmig.inputs import Migration
 from capmig.journal import acquire
@@ -151,7 +151,9 @@ def _fail(hand: Hand, error: Exception) -> Report:
             error.state = "This deploy had not begun: it has touched nothing."
         raise error
     phase = hand.journal.entry.phase
-    cause = error if isinstance(error, CapmigError) else CapmigError(f"capmig itself failed: {error!r}")
+    cause = error if isinstance(error, CapmigError) else OwnMistake(error)
+    if isinstance(cause, OwnMistake):
+        hand.log.output_of("capmig", cause.lines)
     hand.log.info(cause.what)
     try:
         ending = recover_anyhow(hand, error)

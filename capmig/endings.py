@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from capmig.backup import stages as backups
 from capmig.backup.download import Copied
 from capmig.deploy import Report
-from capmig.errors import CapmigError, NeedsPerson, Refused
+from capmig.errors import CapmigError, NeedsPerson, OwnMistake, Refused
 from capmig.recover import Ending, state_of_schema
 from capmig.report import Outcome, Stage
 
@@ -91,14 +91,15 @@ def of_error(error: CapmigError, environ: Mapping[str, str], stages: tuple[Stage
     return Ended(outcome=outcome, exit_code=error.exit_code, settled=refused)
 
 
-def own_mistake(error: Exception) -> NeedsPerson:
-    """What nobody has foreseen, where even `recover` did not help: the state is not known, and that is said."""
-    return NeedsPerson(
-        f"capmig itself failed: {error!r}",
+def of_own_mistake(mistake: OwnMistake, environ: Mapping[str, str], stages: tuple[Stage, ...]) -> Ended:
+    """A mistake of capmig's own where even `recover` did not help: the state is not known, and that is said."""
+    error = NeedsPerson(
+        mistake.what,
         state="What has become of the app is not known to this run. If it had begun, its journal is there.",
         todo="See whether the app runs, and run mode: recover: it brings an unfinished deploy to its end, and does "
-        "nothing if there is none. Please report this, with the lines of Python above.",
+        f"nothing if there is none. {mistake.todo}",
     )
+    return of_error(error, environ, stages)
 
 
 def _outcome(ending: Ending, stages: tuple[Stage, ...], *, failed_phase: str, error: CapmigError | None) -> Outcome:

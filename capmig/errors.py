@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 
@@ -97,6 +98,14 @@ class CapRoverRefused(CapmigError):
     def __init__(self, what: str, *, status: int = 1000, todo: str = "") -> None:
         super().__init__(what, todo=todo)
         self.status = status
+
+
+class OwnMistake(CapmigError):
+    """What nobody has foreseen went wrong: a mistake of capmig's own, which its lines of Python tell about."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"capmig itself failed: {error!r}", todo="Please report this, with the lines of Python above.")
+        self.lines = traceback.format_exception(error)
 
 
 def remedy(words: str, otherwise: str) -> str:

@@ -61,6 +61,8 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+SECRET = ("token", "password", "otp", "ssh-key", "ssh-key-passphrase", "registry-password")
+
 
 class Given:
     """The raw texts in INPUT_* variables, and the problems found so far, one line each."""

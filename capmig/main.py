@@ -5,24 +5,25 @@ from __future__ import annotations
 import signal
 import sys
 import time
-import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from capmig import by_hand, endings, probe, report, ssh
-from capmig.actions import Reporter, secrets_in_env
+from capmig.actions import Reporter
 from capmig.backup import by_hand as backups
 from capmig.backup.download import fetch
 from capmig.caprover import CapRoverClient
 from capmig.deploy import carry_out, roll_forward
-from capmig.errors import CapmigError, LinkLost, Refused
+from capmig.errors import CapmigError, LinkLost, OwnMistake, Refused
+from capmig.given import SECRET, Given
 from capmig.hand import Hand, Settings
 from capmig.inputs import Inputs, LocalManager, Mode, parse
 from capmig.journal import Journal
+from capmig.masking import secrets_in_env
 from capmig.plan import Plan
 from capmig.ports import Credentials
 from capmig.preflight import also_of_caprover, look, preflight
@@ -47,9 +48,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stream: TextIO = sys.s
         return 0
     cancelled = _listen(log)
     timeline = Timeline(time, log)
+    _mask(log, Given(environ))
     try:
         inputs = parse(environ)
-        _mask(log, inputs)
+        if inputs.migration is not None:
+            _mask_env(log, [f"{name}={value}" for name, value in inputs.migration.env.items()])
         outcome = _run(inputs, log, timeline, cancelled, post=post)
     except CapmigError as error:
         if post and isinstance(error, Refused):
@@ -58,8 +61,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stream: TextIO = sys.s
             return 0
         outcome = endings.of_error(error, environ, timeline.stages())
     except Exception as error:  # noqa: BLE001 - a mistake of capmig's own: it is told like any failure, without secrets
-        log.output_of("capmig", traceback.format_exc().splitlines())
-        outcome = endings.of_error(endings.own_mistake(error), environ, timeline.stages())
+        mistake = OwnMistake(error)
+        log.output_of("capmig", mistake.lines)
+        outcome = endings.of_own_mistake(mistake, environ, timeline.stages())
     return _tell(log, outcome, post=post)
 
 
@@ -159,15 +163,14 @@ def _listen(log: Reporter) -> Callable[[], bool]:
     return lambda: bool(heard)
 
 
-def _mask(log: Reporter, inputs: Inputs) -> None:
-    secrets = [inputs.token, inputs.password, inputs.otp]
-    if not isinstance(inputs.manager, LocalManager):
-        secrets += [inputs.manager.key, inputs.manager.passphrase]
-    if inputs.registry is not None:
-        secrets.append(inputs.registry.password)
-    if inputs.migration is not None:
-        secrets += secrets_in_env([f"{name}={value}" for name, value in inputs.migration.env.items()])
-    for secret in secrets:
+def _mask(log: Reporter, given: Given) -> None:
+    """The inputs that are secret, before any of them is read: no error in reading them can show one."""
+    for name in SECRET:
+        log.mask(given.raw(name))
+
+
+def _mask_env(log: Reporter, env: Iterable[str]) -> None:
+    for secret in secrets_in_env(env):
         log.mask(secret)
 
 
@@ -176,8 +179,7 @@ def _mask_of_app(log: Reporter, planned: Plan, credentials: Credentials | None) 
     env = list(planned.service.env)
     if planned.tool is not None:
         env += [f"{name}={value}" for name, value in planned.tool.subject.env.items()]
-    for secret in secrets_in_env(env):
-        log.mask(secret)
+    _mask_env(log, env)
     if credentials is not None:
         log.mask(credentials.password)
 

@@ -279,7 +279,7 @@ def _yaml(text: str) -> yaml.Node | None:
         # PyYAML's own words quote the text, which may be a secret: only the place is told.
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ValueError(f"is not valid YAML, at its line {line}") from None
-    except (yaml.YAMLError, ValueError, OverflowError):  # the last two: escapes such as "\UFFFFFFFF"
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):  # escapes such as "\UFFFFFFFF"; many brackets
         raise ValueError("is not valid YAML") from None
 
 

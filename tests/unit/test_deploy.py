@@ -48,6 +48,26 @@ def test_deploy__without_a_migration_stops_nothing() -> None:
     assert world.migrations == 0
 
 
+def test_deploy__that_capmig_itself_breaks() -> None:
+    """An error that nobody has foreseen ends like any other, and its lines of Python are told."""
+    world = World()
+    hand = world.hand()
+    breaks = iter([True])
+
+    def break_once(name: str, _: object) -> None:
+        if name == "update_service" and next(breaks, False):
+            raise ZeroDivisionError("of a mistake")
+
+    world.swarm.after_call = break_once
+    report = world.deploy(hand=hand)
+    assert report.ending.result == "restored"
+    assert world.running == [OLD, OLD]
+    assert report.error is not None
+    assert report.error.what == "capmig itself failed: ZeroDivisionError('of a mistake')"
+    assert "report this" in report.error.todo
+    assert "break_once" in text_of(world, hand.log)
+
+
 @pytest.mark.parametrize("exit_code", [1, 137])
 def test_deploy__failed_migration_brings_the_old_version_back(exit_code: int) -> None:
     """The old version runs again with its exact former spec; the report says what failed, and the schema is unknown."""

@@ -106,6 +106,7 @@ def test_parse__several_problems() -> None:
 @steady
 @given(st.dictionaries(st.sampled_from(sorted(DEFAULTS)), st.text() | st.sampled_from(["[a", "'", "a: {b: c}", "::1"])))
 @example({"migrate-env": 'A: "\\UFFFFFFFF"', "migrate-command": "x"})
+@example({"migrate-env": "[" * 3000, "migrate-command": "x"})
 def test_parse__any_text(texts: dict[str, str]) -> None:
     """No text makes it raise anything but Refused, and each problem is one line with an input's name."""
     try:

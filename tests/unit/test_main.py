@@ -66,3 +66,25 @@ def test_main__tells_what_nobody_has_foreseen(engine: Path, tmp_path: Path) -> N
     assert ended.stdout.replace(f"::add-mask::{TOKEN}", "").count(TOKEN) == 0
     assert "::add-mask::x" not in ended.stdout.splitlines()
     assert "needs-person" in outputs.read_text()
+
+
+def test_main__tells_no_secret_when_the_inputs_cannot_be_read() -> None:
+    """An error that nobody has foreseen, of the reading of the inputs itself, may hold what was given."""
+    secret = ("TOKEN", "PASSWORD", "OTP", "SSH-KEY", "SSH-KEY-PASSPHRASE", "REGISTRY-PASSWORD")
+    environ = {f"INPUT_{name}": f"{TOKEN}-{name}" for name in secret}
+    code = "import sys, os; from capmig import main; main.parse = lambda env: {}[tuple(env.items())]; "
+    command = [sys.executable, "-c", f"{code} sys.exit(main.main([], os.environ))"]
+
+    ended = subprocess.run(
+        command,
+        env={**environ, "PATH": os.environ["PATH"]},
+        cwd=ENTRYPOINT.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert ended.returncode == 3, ended
+    assert "capmig itself failed: KeyError(" in ended.stdout
+    assert TOKEN not in ended.stdout + ended.stderr
