@@ -29,7 +29,7 @@ from capmig.ports import (
 )
 from capmig.swarm_files import file_of_volume, remove_left_over
 from capmig.swarm_http import EngineHttp, Link
-from capmig.swarm_logs import lines_of
+from capmig.swarm_logs import MOST_BYTES, MOST_PIECES, lines_of
 
 __all__ = ["DockerSwarm", "Link"]
 
@@ -137,13 +137,16 @@ class DockerSwarm:
         return [_task(raw) for raw in found]
 
     def logs(self, service: Service, since: str = "") -> list[LogLine]:
-        params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "0"}
+        params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "0", "tail": str(MOST_PIECES)}
         if since:
-            params["since"] = str(int(_seconds(since)))
+            # To the nanosecond: of what was printed within a second there may be more than one look takes.
+            whole, _, fraction = since.removesuffix("Z").partition(".")
+            params["since"] = f"{_seconds(whole):.0f}.{fraction or 0}"
         # With a node that is down the engine may wait for its lines for ever.
         stream = b""
         with _gone_is_fine():
-            stream = self._http.read_stream(f"/services/{service.id}/logs", params, seconds=LOGS_LIMIT)
+            path = f"/services/{service.id}/logs"
+            stream = self._http.read_stream(path, params, seconds=LOGS_LIMIT, most=MOST_BYTES)
         tty = bool(service.spec["TaskTemplate"]["ContainerSpec"].get("TTY"))
         return lines_of(stream, tty=tty, since=since)
 

@@ -89,8 +89,8 @@ class EngineHttp:
         """
         return self._get(f"/v{self.api_version()}{path}", params or {}, headers, seconds)
 
-    def read_stream(self, path: str, params: Mapping[str, str], *, seconds: float) -> bytes:
-        """GET, once: what of a stream has arrived when it ends, breaks off, or `seconds` have passed."""
+    def read_stream(self, path: str, params: Mapping[str, str], *, seconds: float, most: int) -> bytes:
+        """GET, once: what of a stream has arrived when it ends, breaks off, is too long, or `seconds` have passed."""
         url = self._url(f"/v{self.api_version()}{path}", params)
         deadline = self._clock.monotonic() + seconds
         received = bytearray()
@@ -99,7 +99,7 @@ class EngineHttp:
                 _check(answer, f"GET {path}")
                 for piece in answer.iter_content(_PIECE):
                     received += piece
-                    if self._clock.monotonic() > deadline:
+                    if len(received) >= most or self._clock.monotonic() > deadline:
                         break
         except requests.RequestException:
             return bytes(received)

@@ -14,8 +14,9 @@ import docker
 import pytest
 
 from capmig.errors import Conflict, EngineRefused, Exists
-from capmig.ports import NO_TASK, ONE_TASK, Clock, Service, Spec, Swarm, Task
+from capmig.ports import NO_TASK, ONE_TASK, Clock, LogLine, Service, Spec, Swarm, Task
 from capmig.swarm import DockerSwarm
+from capmig.swarm_logs import LEFT_OUT, MOST_BYTES, MOST_PIECES
 from tests.contract.private_engine import IMAGE, private_engine
 from tests.fakes.clock import FakeClock
 from tests.fakes.swarm import FakeSwarm, Run
@@ -34,6 +35,11 @@ BEHAVIOURS = {
         Run(duration=0.7, output=((0.2, "one"), (0.4, "two"), (0.6, "three"))),
     ),
     "fails": ("echo about to fail; exit 7", Run(duration=0.1, exit_code=7, output=((0.0, "about to fail"),))),
+    "babbles": (
+        "seq 1 20000; echo end",
+        Run(duration=0.1, output=tuple((0.0, text) for text in [*map(str, range(1, 20001)), "end"])),
+    ),
+    "floods": ("yes $(head -c 9000 /dev/zero | tr '\\0' x) | head -n 2000; echo end", Run()),
     "writes": ("seq 1 100000 > /files/numbers", Run(duration=0.2)),
     "lingers": (
         "trap 'exit 0' TERM; echo here; while :; do sleep .1; done",
@@ -413,6 +419,28 @@ def test_logs__only_what_is_new(subject: Subject) -> None:
     assert one.stamp < two.stamp < three.stamp
     assert subject.swarm.logs(job, one.stamp) == [two, three]
     assert subject.swarm.logs(job, three.stamp) == []
+
+
+def test_logs__the_last_of_too_many(subject: Subject) -> None:
+    """Of what a job prints without end the last comes, with a word about the rest."""
+    job = subject.create(subject.job("babbles"))
+    subject.ended(job)
+    shown = [line.text for line in subject.swarm.logs(job)]
+    assert shown == [LEFT_OUT, *map(str, range(20002 - MOST_PIECES, 20001)), "end"]
+
+
+def test_logs__of_long_lines(engine_socket: Path) -> None:
+    """No more is taken at once than memory should hold; the next look goes on from there."""
+    swarm = DockerSwarm(f"unix://{engine_socket}", NoLink(), time)
+    subject = Subject(swarm=swarm, clock=time)
+    job = subject.create(subject.job("floods"))
+    subject.ended(job)
+    looks: list[list[LogLine]] = []
+    while lines := swarm.logs(job, looks[-1][-1].stamp if looks else ""):
+        looks.append(lines)
+    assert [line.text for look in looks for line in look] == ["x" * 9000] * 2000 + ["end"]
+    assert max(sum(len(line.text) for line in look) for look in looks) < MOST_BYTES + 100_000
+    swarm.close()
 
 
 def test_logs__do_not_wait_for_the_end(subject: Subject) -> None:

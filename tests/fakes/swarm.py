@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from capmig.errors import Conflict, EngineRefused, Exists
 from capmig.ports import Config, Credentials, Engine, LogLine, Node, RemoteFile, Service, Spec, Task
+from capmig.swarm_logs import LEFT_OUT, MOST_PIECES
 from tests.fakes.agent import Run
 from tests.fakes.clock import FakeClock
 from tests.fakes.orchestrator import FakeService, ImageBehaviour, Orchestrator, copy_of
@@ -142,8 +143,12 @@ class DirectSwarm:
     def logs(self, service: Service, since: str = "") -> list[LogLine]:
         if service.id not in self._world.services:
             return []
-        lines = [line for task in self._world.of(service.id) for line in task.lines if line.stamp > since]
-        return sorted(lines, key=lambda line: line.stamp)
+        printed = (line for task in self._world.of(service.id) for line in task.lines)
+        lines = sorted(printed, key=lambda line: line.stamp)
+        if len(lines) >= MOST_PIECES:
+            lines = lines[-MOST_PIECES:]
+            lines.insert(0, LogLine(stamp=lines[0].stamp, text=LEFT_OUT))
+        return [line for line in lines if line.stamp > since]
 
     def nodes(self) -> list[Node]:
         return list(self._world.nodes.values())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capmig.ports import LogLine
-from capmig.swarm_logs import lines_of
+from capmig.swarm_logs import LEFT_OUT, MOST_PIECES, lines_of
 
 FIRST = "2026-11-28T04:45:51.071219875Z"
 LATER = "2026-11-28T04:45:51.071240495Z"
@@ -74,3 +74,12 @@ def test_lines_of__cut_anywhere(lines: list[str], cut: int) -> None:
     assert texts(stream) == lines
     found = texts(stream[:cut])
     assert found == lines[: len(found)]
+
+
+def test_lines_of__says_where_some_were_left_out() -> None:
+    """As many pieces as are asked for at once: what came before them is not there, unless they were had already."""
+    most = [frame(LATER, b"x\n")] * (MOST_PIECES - 1) + [frame(LAST, b"end\n")]
+    assert texts(b"".join(most))[:2] == [LEFT_OUT, "x"]
+    assert texts(b"".join(most), since=FIRST)[:2] == [LEFT_OUT, "x"]
+    assert texts(b"".join(most), since=LATER) == ["end"]
+    assert LEFT_OUT not in texts(b"".join(most[1:]))
