@@ -8,8 +8,9 @@ _HEADER = 8
 _OUTPUTS = (1, 2)  # stdout and stderr; 3 carries the daemon's own errors, without a stamp
 _PIECE = 16 * 1024  # the engine cuts a longer line into pieces of this many bytes, each with a stamp
 
-# At most so much is taken at once, of what a job prints without end: its last pieces, as they say why it failed.
-MOST_PIECES = 5_000
+# At most so much is taken at once, of what a job prints without end: its last pieces, as they say why it failed. Under
+# such a flood the engine stamps what comes on stderr some thousand lines too early (docs/FACTS.md).
+MOST_PIECES = 10_000
 MOST_BYTES = 4 * 2**20
 LEFT_OUT = "[capmig: what was printed just before this was too much to be shown]"
 

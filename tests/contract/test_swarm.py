@@ -36,8 +36,8 @@ BEHAVIOURS = {
     ),
     "fails": ("echo about to fail; exit 7", Run(duration=0.1, exit_code=7, output=((0.0, "about to fail"),))),
     "babbles": (
-        "seq 1 20000; echo end",
-        Run(duration=0.1, output=tuple((0.0, text) for text in [*map(str, range(1, 20001)), "end"])),
+        "seq 1 30000; echo end",
+        Run(duration=0.1, output=tuple((0.0, text) for text in [*map(str, range(1, 30001)), "end"])),
     ),
     "floods": ("yes $(head -c 9000 /dev/zero | tr '\\0' x) | head -n 2000; echo end", Run()),
     "writes": ("seq 1 100000 > /files/numbers", Run(duration=0.2)),
@@ -426,7 +426,7 @@ def test_logs__the_last_of_too_many(subject: Subject) -> None:
     job = subject.create(subject.job("babbles"))
     subject.ended(job)
     shown = [line.text for line in subject.swarm.logs(job)]
-    assert shown == [LEFT_OUT, *map(str, range(20002 - MOST_PIECES, 20001)), "end"]
+    assert shown == [LEFT_OUT, *map(str, range(30002 - MOST_PIECES, 30001)), "end"]
 
 
 def test_logs__of_long_lines(engine_socket: Path) -> None:

@@ -1,4 +1,4 @@
-"""A big database: the action's container has 64 MiB of memory, whatever it backs up, restores and downloads.
+"""What is big: the action's container has 64 MiB of memory, whatever it backs up, restores, downloads, and reads.
 
 CAPMIG_BIG_MB is the database's size; with 1024 it takes some minutes. With `-rP` pytest shows how long each step took.
 """
@@ -10,6 +10,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from capmig.swarm_logs import LEFT_OUT
 from tests.e2e.conftest import MakeStep
 from tests.e2e.world import Before, assert_back, told
 from tests.sandbox.app import DemoApp
@@ -29,6 +30,14 @@ with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as database:
     database.execute("UPDATE big SET bytes = 'lost' WHERE id % 3 = 0")
     database.execute("DROP TABLE customers")
 raise SystemExit(7)
+"""
+# A migration that prints a line for each of very many rows, 100 MB in all, and fails.
+ROWS = 1_000_000
+CHATTER = f"""
+for n in range({ROWS}):
+    print(n, "x" * 90)
+print("the end of it")
+raise SystemExit(1)
 """
 
 
@@ -79,3 +88,17 @@ def test_big__fails_and_is_restored_within_64_mib(app: DemoApp, make_step: MakeS
     assert (tmp_path / "big.dump").stat().st_size == int(result.outputs["backup-bytes"])
     assert "TABLE DATA public big" in contents(tmp_path / "big.dump")
     print(result.log, result.outputs)
+
+
+def test_big__output_within_64_mib(app: DemoApp, make_step: MakeStep) -> None:
+    """What a migration prints faster than anyone reads is shown in part, its end above all."""
+    before = Before.of(app)
+    step = make_step(memory="64m")
+    chatter = {"migrate_command": json.dumps(["-c", CHATTER]), "migrate_entrypoint": "python"}
+    result = step.run(app.inputs("v2", stable_for="1s", **chatter), timeout=TIMEOUT)
+    assert result.exit_code == 1, told(result)
+    shown = [line.removeprefix("  migration │ ") for line in result.log.splitlines() if "  migration │ " in line]
+    assert "The migration failed (exit code 1)." in result.log
+    assert shown[-2:] == [f"{ROWS - 1} {'x' * 90}", "the end of it"]
+    assert LEFT_OUT in shown
+    assert_back(before)
