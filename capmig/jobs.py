@@ -209,12 +209,13 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
                 f"is waited for; if the node is surely off, end that with: docker node rm --force {down[0]}"
             )
 
-    def follow() -> None:
+    def follow() -> bool:
         lines = hand.swarm.logs(job, hand.shown.get(job.name, ""))
         if lines:
             hand.shown[job.name] = lines[-1].stamp
             hand.log.output_of(source, [line.text for line in lines])
             hear([line.text for line in lines])
+        return bool(lines)
 
     def ended() -> Ended | None:
         nonlocal last
@@ -228,7 +229,8 @@ def wait_for_end(hand: Hand, job: Service, *, timeout: float, source: str, hear:
         if not task.ended:
             look_at_node(task)
             return None
-        follow()
+        while follow():  # a look takes only so much
+            hand.watch.tick()
         return Ended(state=task.state, exit_code=task.exit_code, error=task.error)
 
     return hand.watch.until(

@@ -139,9 +139,11 @@ class DockerSwarm:
     def logs(self, service: Service, since: str = "") -> list[LogLine]:
         params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "0", "tail": str(MOST_PIECES)}
         if since:
-            # To the nanosecond: of what was printed within a second there may be more than one look takes.
+            # To the nanosecond, and without what was had: of one second, and of one line, there may be more than a look
+            # takes. All pieces of a line have one stamp.
             whole, _, fraction = since.removesuffix("Z").partition(".")
-            params["since"] = f"{_seconds(whole):.0f}.{fraction or 0}"
+            after = int(_seconds(whole)) * 10**9 + int(f"{fraction:0<9}") + 1
+            params["since"] = f"{after // 10**9}.{after % 10**9:09}"
         # With a node that is down the engine may wait for its lines for ever.
         stream = b""
         with _gone_is_fine():

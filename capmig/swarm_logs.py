@@ -12,6 +12,7 @@ _PIECE = 16 * 1024  # the engine cuts a longer line into pieces of this many byt
 # such a flood the engine stamps what comes on stderr some thousand lines too early (docs/FACTS.md).
 MOST_PIECES = 10_000
 MOST_BYTES = 4 * 2**20
+LONGEST_LINE = 2**20  # bytes, but for a piece; a longer one is cut, so that each look gets on
 LEFT_OUT = "[capmig: what was printed just before this was too much to be shown]"
 
 
@@ -27,7 +28,8 @@ def lines_of(stream: bytes, *, tty: bool, since: str = "") -> list[LogLine]:
     unfinished: dict[int, bytes] = {}
     for source, piece in pieces:
         text = unfinished.pop(source, b"") + piece.partition(b" ")[2]
-        if not text.endswith(b"\n") and len(piece) > _PIECE + len(_stamp(piece)):
+        whole = text.endswith(b"\n") or len(piece) <= _PIECE + len(_stamp(piece))
+        if not whole and len(text) < LONGEST_LINE:
             unfinished[source] = text
             continue
         lines.append(LogLine(stamp=_stamp(piece), text=_text(text)))

@@ -16,7 +16,7 @@ import pytest
 from capmig.errors import Conflict, EngineRefused, Exists
 from capmig.ports import NO_TASK, ONE_TASK, Clock, LogLine, Service, Spec, Swarm, Task
 from capmig.swarm import DockerSwarm
-from capmig.swarm_logs import LEFT_OUT, MOST_BYTES, MOST_PIECES
+from capmig.swarm_logs import LEFT_OUT, LONGEST_LINE, MOST_BYTES, MOST_PIECES
 from tests.contract.private_engine import IMAGE, private_engine
 from tests.fakes.clock import FakeClock
 from tests.fakes.swarm import FakeSwarm, Run
@@ -40,6 +40,7 @@ BEHAVIOURS = {
         Run(duration=0.1, output=tuple((0.0, text) for text in [*map(str, range(1, 30001)), "end"])),
     ),
     "floods": ("yes $(head -c 9000 /dev/zero | tr '\\0' x) | head -n 2000; echo end", Run()),
+    "drones": ("head -c 9000000 /dev/zero | tr '\\0' x; echo; echo end", Run()),
     "writes": ("seq 1 100000 > /files/numbers", Run(duration=0.2)),
     "lingers": (
         "trap 'exit 0' TERM; echo here; while :; do sleep .1; done",
@@ -429,16 +430,23 @@ def test_logs__the_last_of_too_many(subject: Subject) -> None:
     assert shown == [LEFT_OUT, *map(str, range(30002 - MOST_PIECES, 30001)), "end"]
 
 
-def test_logs__of_long_lines(engine_socket: Path) -> None:
-    """No more is taken at once than memory should hold; the next look goes on from there."""
+@pytest.mark.parametrize(
+    ("behaviour", "least", "most"),
+    [("floods", 2000 * 9000, 2000 * 9000), ("drones", MOST_BYTES - LONGEST_LINE, 9_000_000)],
+)
+def test_logs__of_long_lines(engine_socket: Path, behaviour: str, least: int, most: int) -> None:
+    """No more is taken at once than memory should hold; the next look goes on behind that, to the end."""
     swarm = DockerSwarm(f"unix://{engine_socket}", NoLink(), time)
     subject = Subject(swarm=swarm, clock=time)
-    job = subject.create(subject.job("floods"))
+    job = subject.create(subject.job(behaviour))
     subject.ended(job)
     looks: list[list[LogLine]] = []
     while lines := swarm.logs(job, looks[-1][-1].stamp if looks else ""):
         looks.append(lines)
-    assert [line.text for look in looks for line in look] == ["x" * 9000] * 2000 + ["end"]
+    *long, end = [line.text for look in looks for line in look]
+    assert end == "end"
+    assert set("".join(long)) == {"x"}
+    assert least <= len("".join(long)) <= most
     assert max(sum(len(line.text) for line in look) for look in looks) < MOST_BYTES + 100_000
     swarm.close()
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capmig.ports import LogLine
-from capmig.swarm_logs import LEFT_OUT, MOST_PIECES, lines_of
+from capmig.swarm_logs import LEFT_OUT, LONGEST_LINE, MOST_PIECES, lines_of
 
 FIRST = "2026-11-28T04:45:51.071219875Z"
 LATER = "2026-11-28T04:45:51.071240495Z"
@@ -50,6 +50,12 @@ def test_lines_of__long_line() -> None:
     piece = b"x" * 16384
     stream = frame(FIRST, piece) + frame(FIRST, b"other\n", 2) + frame(LATER, piece) + frame(LAST, b"end\n")
     assert texts(stream) == ["other", "x" * 32768 + "end"]
+
+
+def test_lines_of__line_without_end() -> None:
+    """One that is longer than a look takes is cut, or no look would ever come to what follows it."""
+    stream = frame(FIRST, b"x" * 16384) * 65 + frame(LAST, b"end\n")
+    assert texts(stream) == ["x" * LONGEST_LINE, "x" * 16384 + "end"]
 
 
 def test_lines_of__unfinished_line_before_another_task() -> None:
