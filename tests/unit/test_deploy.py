@@ -68,6 +68,20 @@ def test_deploy__that_capmig_itself_breaks() -> None:
     assert "break_once" in text_of(world, hand.log)
 
 
+def test_deploy__output_that_takes_many_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a job has printed when it has ended is read to its end, however little a look takes."""
+    world = World()
+    printed = [f"line {number}" for number in range(8)]
+    output = tuple((0.1 + number / 100, text) for number, text in enumerate(printed))
+    world.new_image(migration=Run(duration=0.2, output=output))
+    all_of = world.swarm.logs
+    monkeypatch.setattr(world.swarm, "logs", lambda service, since="": all_of(service, since)[:1])
+    hand = world.hand()
+    world.deploy(hand=hand)
+    assert isinstance(hand.log, RecordingLog)
+    assert hand.log.of("output of migration") == printed
+
+
 @pytest.mark.parametrize("exit_code", [1, 137])
 def test_deploy__failed_migration_brings_the_old_version_back(exit_code: int) -> None:
     """The old version runs again with its exact former spec; the report says what failed, and the schema is unknown."""
